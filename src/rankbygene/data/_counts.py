@@ -1,149 +1,124 @@
-"""Reading counts out of a table, whatever they are stored as, without making them dense."""
+"""Checking that a matrix holds counts, without making it dense."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.sparse import issparse
 
-from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rankbygene.data._samples import SpotFrame
-
-__all__ = ["first_names", "gene_columns", "panel_counts", "read_matrix", "row_blocks"]
-
-_ROWS_AT_ONCE = 4096
+# Values looked at in one go; bounds the temporary arrays to some tens of megabytes.
+_CHUNK = 1 << 22
 
 
-def read_matrix(frame: SpotFrame) -> Any:
-    """Give the matrix that a slide's counts are in: ``X`` or the layer chosen by the user.
+def count_matrix(table: AnnData, layer: str | None) -> Any:
+    """Return ``X`` or a layer of the table as it is stored.
 
     Raises
     ------
-    InputValueError
-        If the spots come from shapes alone, without a table.
     InputKeyError
-        If the table lacks the layer.
+        There is no such layer.
+    InputValueError
+        The table has no ``X``.
     """
-    _check_table(frame)
-    layer = frame.setup.layer
-    if layer is None:
-        return frame.table.X
-    # newer tables list X under the key None
-    present = [name for name in frame.table.layers if name is not None]
-    if layer not in present:
-        msg = f"slide {frame.slide!r}: no layer {layer!r} in the table; it has {present}"
-        raise InputKeyError(msg)
-    return frame.table.layers[layer]
+    if layer is not None:
+        if layer not in table.layers:
+            msg = f"there is no layer {layer!r}; the layers are {_layer_names(table)}"
+            raise InputKeyError(msg)
+        return table.layers[layer]
+    if table.X is None:
+        msg = f"the table has no X; pass layer=... (layers: {_layer_names(table)})"
+        raise InputValueError(msg)
+    return table.X
 
 
-def panel_counts(
-    frame: SpotFrame, columns: NDArray[np.intp], rows: NDArray[np.intp] | None = None
-) -> tuple[sparse.csr_array, NDArray[np.float64]]:
-    """Read some genes of a slide, and every spot's library size over all genes.
-
-    The matrix is read in blocks of rows and never made dense, whether it is sparse, dense or
-    backed by a file.
+def check_counts(table: AnnData, layer: str | None, problems: Problems) -> None:
+    """Collect what keeps the table from being a count matrix with unique names and no empty spot.
 
     Parameters
     ----------
-    frame
-        The spots of one slide.
-    columns
-        Positions of the genes in the table.
-    rows
-        Spots of the frame to read, in increasing order; all if None.
-
-    Returns
-    -------
-    counts
-        Float64 ``[n_rows, n_columns]``.
-    totals
-        Float64 ``[n_rows]``; sums over all genes of the table.
+    table
+        Table to look at; not changed.
+    layer
+        Layer that holds the counts; ``None`` is ``X``.
+    problems
+        Receives one error per kind of problem.
     """
-    matrix = _row_sliceable(read_matrix(frame))
-    table_rows = frame.rows if rows is None else frame.rows[rows]
-    parts, totals = [], []
-    for block in row_blocks(len(table_rows)):
-        part = matrix[table_rows[block]]
-        # tables opened lazily hold dask arrays
-        part = part.compute() if hasattr(part, "compute") else part
-        counts = sparse.csr_array(part).astype(np.float64)
-        totals.append(counts.sum(axis=1))
-        parts.append(counts[:, columns])
-    if not parts:
-        return sparse.csr_array((0, len(columns))), np.zeros(0)
-    return sparse.csr_array(sparse.vstack(parts, format="csr")), np.concatenate(totals)
+    for axis, names in (("var_names", table.var_names), ("obs_names", table.obs_names)):
+        with problems.collect():
+            _check_unique(names, axis)
+    with problems.collect():
+        matrix = count_matrix(table, layer)
+        slot = "X" if layer is None else f"layer {layer!r}"
+        _check_values(matrix, slot, _layer_names(table))
+        _check_not_empty(matrix, slot, table.obs_names)
 
 
-def gene_columns(frame: SpotFrame, genes: Sequence[str]) -> NDArray[np.intp]:
-    """Find the genes of a panel in a slide's table.
+def _layer_names(table: AnnData) -> list[str]:
+    # Newer anndata lists X among the layers, under the name None.
+    return [name for name in table.layers if name is not None]
 
-    Returns
-    -------
-    Positions ``[n_genes]``, -1 for genes that the slide lacks.
 
-    Raises
-    ------
-    InputValueError
-        If the panel is empty or repeats a gene, if the table has repeated gene names, or if the
-        spots come from shapes alone, without a table.
-    InputKeyError
-        If the slide measures none of the genes.
-    """
-    panel = pd.Index(list(genes))
-    if panel.empty:
-        msg = "the gene panel is empty; at least one gene is needed"
-        raise InputValueError(msg)
-    if not panel.is_unique:
-        repeated = panel[panel.duplicated()].unique()
-        msg = f"the gene panel repeats {len(repeated)} genes (first: {first_names(repeated)})"
-        raise InputValueError(msg)
-    _check_table(frame)
-    names = frame.table.var_names
-    if not names.is_unique:
-        repeated = names[names.duplicated()].unique()
+def _check_unique(names: pd.Index, axis: str) -> None:
+    repeated = names[names.duplicated()].unique()
+    if len(repeated):
         msg = (
-            f"slide {frame.slide!r}: {len(repeated)} gene names are repeated in the table "
-            f"(first: {first_names(repeated)}); call var_names_make_unique() on it"
+            f"{len(repeated):,} {axis} occur more than once (first: {list(repeated[:5])}); "
+            f"call `table.{axis}_make_unique()` or drop the copies"
         )
         raise InputValueError(msg)
-    columns: NDArray[np.intp] = names.get_indexer(panel)
-    if (columns < 0).all():
+
+
+def _check_values(matrix: Any, slot: str, layers: list[str]) -> None:
+    dtype = np.dtype(matrix.dtype)
+    if dtype.kind not in "biuf":
+        msg = f"{slot} holds {dtype}, not numbers; store integer counts"
+        raise InputTypeError(msg)
+    low, high, broken, fractional = np.inf, -np.inf, 0, 0
+    for values in _value_chunks(matrix):
+        finite = np.isfinite(values)
+        broken += int(values.size - finite.sum())
+        kept = values[finite]
+        if kept.size:
+            low, high = min(low, kept.min()), max(high, kept.max())
+            fractional += int(np.count_nonzero(kept != np.rint(kept)))
+    if broken:
+        msg = f"{slot} holds {broken:,} NaN or infinite values; needs counts. Set them or drop them"
+        raise InputValueError(msg)
+    if low < 0 or fractional:
         msg = (
-            f"slide {frame.slide!r} measures none of the {len(panel)} genes of the panel "
-            f"(first: {first_names(panel)}); its genes look like {first_names(names)}"
+            f"{slot} is not a count matrix: values from {low:g} to {high:g}, {fractional:,} of "
+            f"them not integers; looks normalised; pass layer='counts' (layers: {layers})"
         )
-        raise InputKeyError(msg)
-    return columns
-
-
-def _check_table(frame: SpotFrame) -> None:
-    if not frame.setup.table_key:
-        msg = f"slide {frame.slide!r} has no table, so there is no expression to read"
         raise InputValueError(msg)
 
 
-def _row_sliceable(matrix: Any) -> Any:
-    """Sparse columns cost a pass over all values for every block of rows; turn them once."""
-    if getattr(matrix, "format", None) != "csc":
-        return matrix
-    in_memory = matrix if sparse.issparse(matrix) else matrix.to_memory()
-    return in_memory.tocsr()
+def _check_not_empty(matrix: Any, slot: str, obs_names: pd.Index) -> None:
+    empty = np.flatnonzero(_row_sums(matrix) == 0)
+    if len(empty):
+        msg = (
+            f"{len(empty):,} of {len(obs_names):,} spots have no counts in {slot} (first: "
+            f"{list(obs_names[empty[:3]])}); filter with `sc.pp.filter_cells(table, min_counts=1)`"
+        )
+        raise InputValueError(msg)
 
 
-def first_names(names: Iterable[Any]) -> str:
-    """List the first five of several names, for a message."""
-    return ", ".join(str(name) for name in islice(names, 5))
+def _value_chunks(matrix: Any) -> Iterator[NDArray[Any]]:
+    """Yield the stored values: those of a sparse matrix, or dense rows a few at a time."""
+    if issparse(matrix):
+        for start in range(0, matrix.nnz, _CHUNK):
+            yield matrix.data[start : start + _CHUNK]
+        return
+    step = max(1, _CHUNK // max(1, matrix.shape[1]))
+    for start in range(0, matrix.shape[0], step):
+        yield np.asarray(matrix[start : start + step]).ravel()
 
 
-def row_blocks(n: int) -> Iterator[slice]:
-    """Cut ``n`` rows into slices small enough to be made dense."""
-    return (slice(start, min(start + _ROWS_AT_ONCE, n)) for start in range(0, n, _ROWS_AT_ONCE))
+def _row_sums(matrix: Any) -> NDArray[np.float64]:
+    return np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()

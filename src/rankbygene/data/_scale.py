@@ -1,0 +1,177 @@
+"""Micrometres per unit of a coordinate system: the places where that is written, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+from spatialdata import SpatialData
+
+from rankbygene.data._geometry import similarity_scale
+from rankbygene.data._images import level_to_system
+from rankbygene.data._registration import MICROMETRE_SYSTEMS, Registration, systems_of
+from rankbygene.errors import InputValueError
+
+# Distance of neighbouring Visium spots, and their printed diameter.
+VISIUM_PITCH_UM = 100.0
+VISIUM_SPOT_UM = 55.0
+_LATTICE_TOLERANCE = 0.05
+_EQUAL_RADII = 0.01
+
+
+def micrometres_per_unit(
+    sdata: SpatialData,
+    registration: Registration,
+    *,
+    region: str,
+    table: AnnData | None,
+    um_per_px: float | None,
+    centers: NDArray[np.float64],
+    array_index: NDArray[np.int64] | None,
+) -> tuple[float, str]:
+    """Return micrometres per unit of the registration's system, and where they come from.
+
+    Parameters
+    ----------
+    sdata, registration, region
+        The slide.
+    table
+        Table of the region, if it has one.
+    um_per_px
+        What the user said of the finest level of the image; goes before everything else.
+    centers
+        Spot centres in the registration's system, ``[n, 2]``.
+    array_index
+        ``(array_row, array_col)`` of the spots, ``[n, 2]``.
+
+    Raises
+    ------
+    InputValueError
+        ``um_per_px`` is not positive, or nothing tells the scale.
+    """
+    if um_per_px is not None:
+        return _from_user(um_per_px, registration), f"um_per_px={um_per_px:g}"
+    region_scale = similarity_scale(registration.region_matrix)
+    looked: list[str] = []
+    for found in (
+        _from_system(sdata, registration, looked),
+        _from_table(table, region, region_scale, looked),
+        _from_lattice(centers, array_index, looked),
+        _from_diameter(sdata, region, region_scale, array_index, looked),
+    ):
+        if found is not None:
+            return found
+    msg = (
+        f"micrometres per pixel of {registration.image_key!r} are unknown; looked at "
+        f"{'; '.join(looked)}. Pass um_per_px=... (of the image's finest level)."
+    )
+    raise InputValueError(msg)
+
+
+def _from_user(um_per_px: float, registration: Registration) -> float:
+    if not (np.isfinite(um_per_px) and um_per_px > 0):
+        msg = f"um_per_px must be a positive number, found {um_per_px}"
+        raise InputValueError(msg)
+    return float(um_per_px) / registration.image_scale
+
+
+def _from_system(
+    sdata: SpatialData, registration: Registration, looked: list[str]
+) -> tuple[float, str] | None:
+    image = sdata.images[registration.image_key]
+    systems = systems_of(image)
+    for system in systems:
+        if system.lower() in MICROMETRE_SYSTEMS:
+            um_per_px = similarity_scale(level_to_system(image, 0, system))
+            source = f"coordinate system {system!r} of {registration.image_key!r}"
+            return um_per_px / registration.image_scale, source
+    looked.append(f"the systems of the image ({systems}, none of them micrometres)")
+    return None
+
+
+def _from_table(
+    table: AnnData | None, region: str, region_scale: float, looked: list[str]
+) -> tuple[float, str] | None:
+    """Read Space Ranger's ``microns_per_pixel``, which counts the pixels the shapes are in."""
+    libraries = {} if table is None else table.uns.get("spatial", {})
+    values = dict(_microns_per_pixel(libraries))
+    value = values.get(region)
+    if value is None and len(set(values.values())) == 1:
+        value = next(iter(values.values()))
+    if value is None:
+        looked.append(f"uns['spatial'] of the table (microns_per_pixel: {values or 'absent'})")
+        return None
+    return value / region_scale, "microns_per_pixel in uns['spatial'] of the table"
+
+
+def _microns_per_pixel(libraries: Any) -> Iterator[tuple[str, float]]:
+    if not isinstance(libraries, Mapping):
+        return
+    for name, library in libraries.items():
+        factors = library.get("scalefactors", {}) if isinstance(library, Mapping) else {}
+        value = factors.get("microns_per_pixel")
+        if value is not None and float(value) > 0:
+            yield str(name), float(value)
+
+
+def _from_lattice(
+    centers: NDArray[np.float64], array_index: NDArray[np.int64] | None, looked: list[str]
+) -> tuple[float, str] | None:
+    if array_index is None:
+        looked.append("array_row and array_col (absent)")
+        return None
+    pitch = hexagon_pitch(centers, array_index)
+    if pitch is None:
+        looked.append("array_row and array_col (not the hexagonal lattice of Visium)")
+        return None
+    return VISIUM_PITCH_UM / pitch, f"Visium lattice, neighbours {VISIUM_PITCH_UM:g} um apart"
+
+
+def hexagon_pitch(centers: NDArray[np.float64], array_index: NDArray[np.int64]) -> float | None:
+    """Return the distance of neighbours on a Visium lattice; ``None`` if it is not one.
+
+    On that lattice ``array_row + array_col`` keeps its parity, neighbours in a row are two
+    columns apart, and a row is as wide as ``sqrt(3)`` columns.
+    """
+    if len(np.unique(array_index.sum(axis=1) % 2)) != 1:
+        return None
+    design = np.column_stack([np.ones(len(array_index)), array_index])
+    solution, _, rank, _ = np.linalg.lstsq(design, centers, rcond=None)
+    if rank < 3:
+        return None
+    row, column = solution[1:]
+    row_step, column_step = np.linalg.norm(row), np.linalg.norm(column)
+    if min(row_step, column_step) == 0:
+        return None
+    stretch = row_step / (column_step * np.sqrt(3)) - 1
+    skew = row @ column / (row_step * column_step)
+    off = np.sqrt(np.mean(np.sum((design @ solution - centers) ** 2, axis=1))) / (2 * column_step)
+    if max(abs(stretch), abs(skew), off) > _LATTICE_TOLERANCE:
+        return None
+    # Two columns apart within a row, one row and one column apart across rows: six in all.
+    neighbours = [2 * column_step, np.linalg.norm(row + column), np.linalg.norm(row - column)]
+    return float(np.mean(neighbours))
+
+
+def _from_diameter(
+    sdata: SpatialData,
+    region: str,
+    region_scale: float,
+    array_index: NDArray[np.int64] | None,
+    looked: list[str],
+) -> tuple[float, str] | None:
+    """Take Visium circles as 55 um wide, where no lattice says it better."""
+    reader = sdata.attrs.get("spatialdata_io_reader")
+    if reader != "visium" or array_index is not None or region not in sdata.shapes:
+        looked.append(f"the spots' diameter (known for the Visium reader only, found {reader!r})")
+        return None
+    shapes = sdata.shapes[region]
+    radii = shapes["radius"].to_numpy(dtype=float) if "radius" in shapes else np.array([])
+    if len(radii) == 0 or radii.max() > radii.min() * (1 + _EQUAL_RADII) or radii.min() <= 0:
+        looked.append("the spots' diameter (sizes differ or are absent)")
+        return None
+    width = 2 * float(np.median(radii)) * region_scale
+    return VISIUM_SPOT_UM / width, f"Visium spots, {VISIUM_SPOT_UM:g} um wide"
