@@ -1,0 +1,67 @@
+"""Arguments and options that the commands of the command line take, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Slides = Annotated[
+    list[Path],
+    typer.Argument(metavar="SLIDE...", exists=True, file_okay=False, help="SpatialData stores."),
+]
+Slide = Annotated[
+    Path, typer.Argument(metavar="SLIDE", exists=True, file_okay=False, help="SpatialData store.")
+]
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL", exists=True, file_okay=False, help="A saved model.")
+]
+ModelDir = Annotated[Path, typer.Option(help="Folder to write the trained model to.")]
+Out = Annotated[Path, typer.Option(help="Store to write.")]
+Outs = Annotated[
+    list[Path], typer.Option(help="Store to write; once per slide, in the order of the slides.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+TableKey = Annotated[str, typer.Option(help="Table with the counts.")]
+NewTableKey = Annotated[str, typer.Option(help="Name of the table to add.")]
+ImageKey = Annotated[str | None, typer.Option(help="The H&E image.")]
+ShapesKey = Annotated[
+    str | None, typer.Option(help="Shapes to predict at; by default tiles of the tissue.")
+]
+Layer = Annotated[str | None, typer.Option(help="Layer of integer counts; by default X.")]
+CoordinateSystem = Annotated[str | None, typer.Option(help="System in which spots and image meet.")]
+PatientKey = Annotated[str | None, typer.Option(help="Column of obs that names the patient.")]
+UmPerPx = Annotated[
+    float | None,
+    typer.Option(help="Micrometres per pixel of the full-resolution image, if nothing tells it."),
+]
+StepUm = Annotated[
+    float | None, typer.Option(help="Distance between tiles; by default their width.")
+]
+
+Genes = Annotated[
+    str, typer.Option(help="How many genes to choose, or a file with one gene per line.")
+]
+Backbone = Annotated[str, typer.Option(help="Image encoder: a timm name, hf-hub:ID, uni2, ...")]
+Pretrained = Annotated[bool, typer.Option(help="Start from the encoder's published weights.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Local file with the encoder's weights."),
+]
+MaxEpochs = Annotated[
+    int | None, typer.Option(min=1, help="By default chosen from the number of spots.")
+]
+BatchSize = Annotated[int, typer.Option(min=2, help="Spots that the losses see at once.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu, ...")]
+KeyAdded = Annotated[str | None, typer.Option(help="Prefix of the keys that are written.")]
+Seed = Annotated[int, typer.Option(help="Repeats a run exactly on a CPU.")]
+
+Train = Annotated[
+    list[Path],
+    typer.Option(exists=True, file_okay=False, help="Training slide of the model; repeat."),
+]
+Baselines = Annotated[str, typer.Option(help="Baselines to score beside it, or 'none'.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DemoOut = Annotated[Path, typer.Option(help="Folder to write.")]

@@ -1,0 +1,283 @@
+"""The command line, made to be a step of a pipeline.
+
+Standard output carries results only; everything else goes to standard error. The exit status is
+0 when the work is done, 1 when it failed while running, and 2 when the input or the usage is wrong.
+Outputs appear complete or not at all, and an existing one is replaced only with ``--overwrite``.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+import rankbygene
+from rankbygene import _options as opt
+from rankbygene.errors import (
+    InputKeyError,
+    InputTypeError,
+    InputValueError,
+    OutputExistsError,
+    RankByGeneError,
+)
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from rankbygene.model import RankByGene
+    from rankbygene.tl import Evaluation
+
+FAILED, BAD_INPUT = 1, 2
+
+app = typer.Typer(
+    name="rankbygene",
+    help="Gene-guided histology representations and spatial expression from H&E.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    # A workflow manager stops a step with SIGTERM; unwinding removes what was half written.
+    signal.signal(signal.SIGTERM, _stop)
+    app()
+
+
+def _stop(number: int, _frame: Any) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rankbygene {rankbygene.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def fit(
+    slides: opt.Slides,
+    out: opt.Outs,
+    model_dir: opt.ModelDir,
+    table_key: opt.TableKey = "table",
+    image_key: opt.ImageKey = None,
+    layer: opt.Layer = None,
+    coordinate_system: opt.CoordinateSystem = None,
+    patient_key: opt.PatientKey = None,
+    um_per_px: opt.UmPerPx = None,
+    genes: opt.Genes = "250",
+    backbone: opt.Backbone = "resnet18",
+    pretrained: opt.Pretrained = True,
+    weights: opt.Weights = None,
+    max_epochs: opt.MaxEpochs = None,
+    batch_size: opt.BatchSize = 64,
+    accelerator: opt.Accelerator = "auto",
+    key_added: opt.KeyAdded = None,
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Train on slides, save the model, write the annotated slides."""
+    with _step():
+        if len(out) != len(slides):
+            msg = f"each slide needs its own --out: {len(slides)} slides, {len(out)} --out"
+            raise InputValueError(msg)
+        _check_free([model_dir, *out], overwrite=overwrite)
+        sdatas = _read_slides(slides)
+        model = rankbygene.model.fit(
+            sdatas,
+            genes=_panel(genes),
+            backbone=backbone,
+            pretrained=pretrained,
+            max_epochs=max_epochs,
+            table_key=table_key,
+            image_key=image_key,
+            layer=layer,
+            coordinate_system=coordinate_system,
+            patient_key=patient_key,
+            um_per_px=um_per_px,
+            key_added=key_added,
+            seed=seed,
+            model_kwargs={"weights": weights},
+            train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
+        )
+        with ExitStack() as outputs:
+            model.save(_open_output(outputs, model_dir, overwrite=overwrite), overwrite=True)
+            for path, sdata in zip(out, sdatas.values(), strict=True):
+                _write(sdata, _open_output(outputs, path, overwrite=overwrite))
+
+
+@app.command()
+def predict(
+    model_dir: opt.ModelFolder,
+    slide: opt.Slide,
+    out: opt.Out,
+    image_key: opt.ImageKey = None,
+    shapes_key: opt.ShapesKey = None,
+    table_key: opt.NewTableKey = "rankbygene",
+    coordinate_system: opt.CoordinateSystem = None,
+    um_per_px: opt.UmPerPx = None,
+    step_um: opt.StepUm = None,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Predict expression on a slide from its image alone."""
+    with _step():
+        _check_free([out], overwrite=overwrite)
+        model = _load(model_dir)
+        sdata = _read_slide(slide)
+        model.predict_slide(
+            sdata,
+            image_key=image_key,
+            shapes_key=shapes_key,
+            table_key=table_key,
+            coordinate_system=coordinate_system,
+            um_per_px=um_per_px,
+            step_um=step_um,
+            overwrite=overwrite,
+        )
+        with ExitStack() as outputs:
+            _write(sdata, _open_output(outputs, out, overwrite=overwrite))
+
+
+@app.command()
+def evaluate(
+    model_dir: opt.ModelFolder,
+    slides: opt.Slides,
+    train: opt.Train,
+    baselines: opt.Baselines = "mean,color,backbone",
+    as_json: opt.Json = False,
+) -> None:
+    """Score a model on slides that it has not seen, with baselines beside it."""
+    with _step():
+        names: Any = [] if baselines == "none" else [name.strip() for name in baselines.split(",")]
+        model = _load(model_dir, train)
+        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=names)
+    typer.echo(_as_json(result) if as_json else _as_table(result))
+
+
+@app.command()
+def demo(
+    out: opt.DemoOut = Path("rankbygene-demo"),
+    seed: opt.Seed = 0,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Make synthetic tissue, train on a CPU, score a slide of another patient."""
+    with _step():
+        from rankbygene._demo import run_demo
+        from rankbygene.io import atomic_directory
+
+        _check_free([out], overwrite=overwrite)
+        with atomic_directory(out, overwrite=overwrite) as folder:
+            result = run_demo(folder, seed=seed, **_progress())
+    typer.echo(_as_table(result))
+    typer.echo(f"\nwritten to {out}/")
+    for path in sorted(out.iterdir()):
+        typer.echo(f"  {path.name}")
+
+
+@contextmanager
+def _step() -> Iterator[None]:
+    """Keep standard output clean, and turn errors into a message and an exit status."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except (InputValueError, InputKeyError, InputTypeError, OutputExistsError) as error:
+        _fail(error, BAD_INPUT)
+    except (RankByGeneError, OSError) as error:
+        _fail(error, FAILED)
+
+
+def _fail(error: Exception, status: int) -> NoReturn:
+    typer.echo(f"rankbygene: {error}", err=True)
+    raise typer.Exit(status) from error
+
+
+def _progress() -> dict[str, Any]:
+    """Draw progress bars only for someone who watches."""
+    return {"enable_progress_bar": sys.stderr.isatty()}
+
+
+def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse outputs that are in the way before hours of work, not after."""
+    taken = [str(path) for path in paths if path.exists()]
+    if taken and not overwrite:
+        msg = f"already there: {', '.join(taken)}; choose another path or pass --overwrite"
+        raise OutputExistsError(msg)
+    if len({path.resolve() for path in paths}) < len(paths):
+        msg = f"outputs must differ: {', '.join(map(str, paths))}"
+        raise InputValueError(msg)
+
+
+def _panel(genes: str) -> int | list[str]:
+    if genes.isdecimal():
+        return int(genes)
+    path = Path(genes)
+    if not path.is_file():
+        msg = f"--genes {genes!r} is neither a number nor a file with one gene per line"
+        raise InputValueError(msg)
+    return path.read_text(encoding="utf-8").split()
+
+
+def _read_slide(path: Path) -> SpatialData:
+    from spatialdata import read_zarr
+
+    # What a folder that is no store raises depends on which part of it is missing.
+    try:
+        return read_zarr(path)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        msg = f"{path} cannot be read as a SpatialData store ({type(error).__name__}: {error})"
+        raise InputValueError(msg) from error
+
+
+def _read_slides(paths: Sequence[Path]) -> dict[str, SpatialData]:
+    """Read slides, named after their folders so that training and scoring agree on the names."""
+    names = [path.resolve().stem for path in paths]
+    if len(set(names)) < len(names):
+        msg = f"slides are named after their folders, which must differ: {', '.join(names)}"
+        raise InputValueError(msg)
+    return {name: _read_slide(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _load(model_dir: Path, train: Sequence[Path] = ()) -> RankByGene:
+    return rankbygene.model.RankByGene.load(model_dir, _read_slides(train) if train else None)
+
+
+def _open_output(outputs: ExitStack, path: Path, *, overwrite: bool) -> Path:
+    """Give the place to write; it takes its final name when ``outputs`` closes without an error."""
+    from rankbygene.io import atomic_directory
+
+    place: Path = outputs.enter_context(atomic_directory(path, overwrite=overwrite))
+    return place
+
+
+def _write(sdata: SpatialData, path: Path) -> None:
+    sdata.write(path, overwrite=True, update_sdata_path=False)
+
+
+def _as_table(result: Evaluation) -> str:
+    text: str = result.summary.to_string(float_format="{:.3f}".format, na_rep="-")
+    return text
+
+
+def _as_json(result: Evaluation) -> str:
+    methods = json.loads(result.summary.to_json(orient="index"))
+    return json.dumps({"methods": methods, "n_spots": result.n_spots}, indent=1)

@@ -1,0 +1,39 @@
+"""Finding the slide that a picture shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rankbygene.data import SpatialSetup, resolve
+from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.model._setup import recall_setup
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from rankbygene.data import SpotFrame
+
+
+def one_frame(sdata: SpatialData, *, table_key: str, region: str | None) -> SpotFrame:
+    """Resolve one slide of ``sdata``, with what its set-up says of images and scale.
+
+    Raises
+    ------
+    InputKeyError
+        The table has no such region.
+    InputValueError
+        The table has several regions and none was named.
+    """
+    setup = replace(recall_setup(sdata, default=SpatialSetup()), table_key=table_key)
+    frames = {frame.region: frame for frame in resolve(sdata, setup, counts=False)}
+    if region is None and len(frames) == 1:
+        return next(iter(frames.values()))
+    names = ", ".join(map(repr, frames))
+    if region is None:
+        msg = f"table {table_key!r} has several regions; pass region=... (one of {names})"
+        raise InputValueError(msg)
+    if region not in frames:
+        msg = f"table {table_key!r} has no region {region!r}; it has {names}"
+        raise InputKeyError(msg)
+    return frames[region]
