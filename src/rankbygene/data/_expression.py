@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from scipy import sparse
 
-from rankbygene.data._counts import first_names, gene_columns, panel_counts, row_blocks
 from rankbygene.data._neighbors import neighbour_graph, smoothing_operator
+from rankbygene.data._panel import first_names, gene_columns, panel_counts, row_blocks
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rankbygene.data._samples import SpotFrame
+    from rankbygene.data._frame import SpotFrame
 
-__all__ = ["ExpressionBank", "Normalization", "expression_matrix"]
+__all__ = ["ExpressionBank", "Normalization", "expression_matrix", "smoother"]
 
 logger = logging.getLogger("rankbygene")
 
@@ -117,10 +117,11 @@ class Normalization:
         -------
         Array of the same shape and dtype.
         """
-        if self.log_base == "none":
-            return np.maximum(values, 0)
-        counts: NDArray[np.floating] = np.expm1(values * _LOG_OF_BASE[self.log_base])
-        return np.maximum(counts, 0)
+        counts = values
+        if self.log_base != "none":
+            counts = np.expm1(values * _LOG_OF_BASE[self.log_base])
+        counts_above_zero: NDArray[np.floating] = np.maximum(counts, 0)
+        return counts_above_zero
 
 
 def expression_matrix(
@@ -159,7 +160,7 @@ def expression_matrix(
     scale = np.divide(normalization.target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
     logs = sparse.csr_array(sparse.diags_array(scale) @ counts)
     logs.data = normalization.from_counts(logs.data)
-    operator = _smoother(frame, normalization)
+    operator = smoother(frame, normalization)
     values = np.zeros((frame.n_obs, len(genes)), dtype=np.float32)
     # block by block, so that only a few thousand rows are ever dense in float64
     for block in row_blocks(frame.n_obs):
@@ -237,42 +238,9 @@ class ExpressionBank:
     def __len__(self) -> int:
         return len(self.values)
 
-    def mean_and_std(
-        self, rows: NDArray[np.intp] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and standard deviation of each gene over the spots where it is measured.
 
-        Parameters
-        ----------
-        rows
-            The rows to look at, usually those of training; all if None.
-
-        Returns
-        -------
-        Two float32 arrays ``[n_genes]``. A gene that is measured on none of the rows has mean 0;
-        a gene without variation has standard deviation 1, so that division is always safe.
-        """
-        chosen = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.intp)
-        count = np.zeros(len(self.genes))
-        total = np.zeros(len(self.genes))
-        for block in row_blocks(len(chosen)):
-            values, known = self._block(chosen[block])
-            count += known.sum(axis=0)
-            total += np.where(known, values, 0).sum(axis=0)
-        mean = total / np.maximum(count, 1)
-        squares = np.zeros(len(self.genes))
-        for block in row_blocks(len(chosen)):
-            values, known = self._block(chosen[block])
-            squares += np.where(known, (values - mean) ** 2, 0).sum(axis=0)
-        std = np.sqrt(squares / np.maximum(count, 1))
-        std[std < 1e-6] = 1.0
-        return mean.astype(np.float32), std.astype(np.float32)
-
-    def _block(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        return self.values[rows].astype(np.float64), self.measured[self.slide_of_row[rows]]
-
-
-def _smoother(frame: SpotFrame, normalization: Normalization) -> sparse.csr_array | None:
+def smoother(frame: SpotFrame, normalization: Normalization) -> sparse.csr_array | None:
+    """Build the smoothing operator of a slide, or None where values are not smoothed."""
     if normalization.neighbourhood == "none":
         return None
     graph = neighbour_graph(
@@ -282,16 +250,17 @@ def _smoother(frame: SpotFrame, normalization: Normalization) -> sparse.csr_arra
 
 
 def _report_missing(genes: list[str], slides: list[str], measured: NDArray[np.bool_]) -> None:
-    absent = [gene for gene, known in zip(genes, measured.any(axis=0), strict=True) if not known]
+    absent = [genes[i] for i in np.flatnonzero(~measured.any(axis=0))]
     if absent:
         msg = f"{len(absent)} of {len(genes)} genes are on no slide (first: {first_names(absent)})"
         raise InputKeyError(msg)
-    for slide, mask in zip(slides, measured, strict=True):
-        if not mask.all():
+    for i, slide in enumerate(slides):
+        n_missing = np.count_nonzero(~measured[i])
+        if n_missing:
             logger.warning(
                 "slide %r lacks %d of the %d genes; they are masked out on it",
                 slide,
-                np.count_nonzero(~mask),
+                n_missing,
                 len(genes),
             )
 

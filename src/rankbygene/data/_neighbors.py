@@ -13,7 +13,7 @@ from rankbygene.errors import InputValueError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rankbygene.data._samples import SpotFrame
+    from rankbygene.data._frame import SpotFrame
 
 __all__ = ["LatticeKind", "lattice_kind", "neighbour_graph", "smoothing_operator"]
 
