@@ -1,0 +1,307 @@
+"""Which spots train a model and which ones judge it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from rankbygene.data._blocks import buffer_between, spatial_blocks
+from rankbygene.data._expression import Normalization
+from rankbygene.data._panel import first_names
+from rankbygene.errors import InputKeyError, InputValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.data._frame import SpotFrame
+
+__all__ = ["SpotSplit", "split_spots"]
+
+logger = logging.getLogger("rankbygene")
+
+Label = Literal["train", "validation", "test", "buffer"]
+SplitBy = Literal["auto", "patient", "slide", "block", "spot"]
+_LARGEST_BLOCK = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class SpotSplit:
+    """What each spot is used for.
+
+    Parameters
+    ----------
+    labels
+        For each slide one of ``"train"``, ``"validation"``, ``"test"`` and ``"buffer"`` per spot,
+        in the order of the slide's frame. Buffer spots are used for nothing.
+    by
+        What was kept together: ``"patient"``, ``"slide"``, ``"block"``, ``"spot"``, ``"none"``
+        where there is no validation, or ``"saved"`` where the labels come from a saved model.
+    note
+        What was held out, in a sentence.
+    seed
+        The seed that the choice followed from.
+    """
+
+    labels: dict[str, NDArray[Any]]
+    by: Literal["patient", "slide", "block", "spot", "none", "saved"]
+    note: str
+    seed: int
+
+    def rows(self, label: Label) -> NDArray[np.intp]:
+        """Give the rows with a label, counted through all slides in order."""
+        if label not in get_args(Label):
+            msg = f"unknown label {label!r}; allowed are {', '.join(get_args(Label))}"
+            raise InputValueError(msg)
+        return np.flatnonzero(np.concatenate(list(self.labels.values())) == label)
+
+
+def split_spots(
+    frames: Mapping[str, SpotFrame],
+    *,
+    by: SplitBy = "auto",
+    validation_size: float = 0.2,
+    validation_slides: Sequence[str] | None = None,
+    seed: int = 0,
+    buffer_um: float | None = None,
+    tile_um: float = 112.0,
+    normalization: Normalization | None = None,
+) -> SpotSplit:
+    """Hold out spots for validation so that nothing leaks from them into training.
+
+    Parameters
+    ----------
+    frames
+        The slides by name. Their order does not change what is held out.
+    by
+        What is kept together. ``"auto"``: patients where every slide has one and there are at
+        least two, else slides, else spatial blocks of the only slide. ``"spot"`` draws spots at
+        random, so that neighbours end up on both sides; its scores are too good.
+    validation_size
+        Share of the spots to hold out. Whole groups are held out until the share is met as
+        closely as their sizes allow; of a slide, one of ``round(1 / validation_size)`` compact
+        blocks with equal numbers of spots. 0 holds out nothing.
+    validation_slides
+        Slides to hold out instead of a random choice.
+    seed
+        Seed of the choice.
+    buffer_um
+        For blocks: training spots up to this distance from a validation spot, in micrometres,
+        are left out. By default those whose tile could overlap the tile of a validation spot, and
+        those whose smoothing window shares a spot with the window of a validation spot.
+    tile_um
+        Width of a tile in micrometres, for the default buffer.
+    normalization
+        Says how expression is smoothed, for the default buffer; the defaults of
+        :class:`~rankbygene.data.Normalization` if None.
+
+    Returns
+    -------
+    The label of every spot, with a note on how far validation can be trusted.
+
+    Raises
+    ------
+    InputValueError
+        If a share, a slide or a group cannot be split as asked.
+    InputKeyError
+        If a validation slide is not among the slides.
+
+    Warns
+    -----
+    UserWarning
+        If training and validation share a slide.
+    """
+    _check_request(frames, by, validation_size, buffer_um)
+    if validation_slides is not None:
+        return _given_slides(frames, by, validation_slides, seed)
+    if validation_size == 0:
+        labels = {name: np.full(frame.n_obs, "train") for name, frame in frames.items()}
+        return SpotSplit(labels, "none", "nothing is held out", seed)
+    kept = _kept_together(frames, by)
+    if kept == "patient" or kept == "slide":
+        held_out = _draw_slides(frames, kept, validation_size, seed)
+        return _whole_slides(frames, held_out, kept, seed)
+    chosen = Normalization() if normalization is None else normalization
+    labels = {}
+    for name, frame in frames.items():
+        # seeded by the slide's name, so that other slides and their order do not matter
+        rng = np.random.default_rng([seed, *name.encode()])
+        if kept == "spot":
+            labels[name] = _random_spots(frame.n_obs, validation_size, rng)
+            continue
+        held = _one_block(frame, validation_size, rng)
+        buffer = buffer_between(
+            frame, held, buffer_um=buffer_um, tile_um=tile_um, normalization=chosen
+        )
+        labels[name] = _labels_of_slide(name, held, buffer)
+    note = _note_on_parts(labels, kept)
+    warnings.warn(note, UserWarning, stacklevel=2)
+    return SpotSplit(labels, kept, note, seed)
+
+
+def _kept_together(
+    frames: Mapping[str, SpotFrame], by: SplitBy
+) -> Literal["patient", "slide", "block", "spot"]:
+    patients = {frame.patient for frame in frames.values()}
+    unknown = [name for name, frame in frames.items() if frame.patient is None]
+    if by == "auto":
+        by = "patient" if not unknown and len(patients) > 1 else "slide"
+    if by == "patient":
+        if unknown:
+            msg = (
+                f"a split by patient needs the patient of every slide; {len(unknown)} have none "
+                f"(first: {first_names(unknown)}); pass patient_key=... or by='slide'"
+            )
+            raise InputValueError(msg)
+        if len(patients) < 2:
+            msg = (
+                f"a split by patient needs at least two patients, found {len(patients)} "
+                f"({first_names(patients)}); use by='slide' or by='block'"
+            )
+            raise InputValueError(msg)
+    return "block" if by == "slide" and len(frames) == 1 else by
+
+
+def _draw_slides(
+    frames: Mapping[str, SpotFrame], kept: Literal["patient", "slide"], share: float, seed: int
+) -> set[str]:
+    """Draw whole groups until their spots are as close to the share as they get."""
+    group_of = {
+        name: str(frame.patient) if kept == "patient" else name for name, frame in frames.items()
+    }
+    sizes = dict.fromkeys(sorted(set(group_of.values())), 0)
+    for name, frame in frames.items():
+        sizes[group_of[name]] += frame.n_obs
+    groups = list(sizes)
+    wanted = share * sum(sizes.values())
+    drawn: list[str] = []
+    total = 0
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    for group in order:
+        is_closer = abs(total + sizes[group] - wanted) < abs(total - wanted)
+        if is_closer and len(drawn) < len(groups) - 1:
+            drawn.append(group)
+            total += sizes[group]
+    if not drawn:
+        drawn = [min(order, key=sizes.__getitem__)]
+    return {name for name, group in group_of.items() if group in drawn}
+
+
+def _given_slides(
+    frames: Mapping[str, SpotFrame], by: SplitBy, names: Sequence[str], seed: int
+) -> SpotSplit:
+    unknown = [name for name in names if name not in frames]
+    if unknown:
+        msg = f"validation_slides names {unknown}, which are not among the slides {list(frames)}"
+        raise InputKeyError(msg)
+    if by in ("block", "spot"):
+        msg = f"validation_slides holds out whole slides and cannot be combined with by={by!r}"
+        raise InputValueError(msg)
+    held_out = set(names)
+    if not 0 < len(held_out) < len(frames):
+        msg = (
+            f"validation_slides names {len(held_out)} of {len(frames)} slides; "
+            "at least one has to be on each side"
+        )
+        raise InputValueError(msg)
+    shared = _shared_patients(frames, held_out)
+    if by == "patient" and shared:
+        msg = f"patients {shared} have slides among validation_slides and outside of them"
+        raise InputValueError(msg)
+    all_known = all(frame.patient is not None for frame in frames.values())
+    return _whole_slides(frames, held_out, "patient" if all_known and not shared else "slide", seed)
+
+
+def _whole_slides(
+    frames: Mapping[str, SpotFrame],
+    held_out: set[str],
+    kept: Literal["patient", "slide"],
+    seed: int,
+) -> SpotSplit:
+    labels = {
+        name: np.full(frame.n_obs, "validation" if name in held_out else "train")
+        for name, frame in frames.items()
+    }
+    note = (
+        f"validation on {len(held_out)} of {len(frames)} slides, kept together by {kept}: "
+        f"{', '.join(sorted(held_out))}"
+    )
+    shared = _shared_patients(frames, held_out)
+    if shared:
+        note += f"; not independent of training, which has other slides of {', '.join(shared)}"
+        logger.warning(note)
+    return SpotSplit(labels, kept, note, seed)
+
+
+def _shared_patients(frames: Mapping[str, SpotFrame], held_out: set[str]) -> list[str]:
+    outside = {frame.patient for name, frame in frames.items() if name not in held_out}
+    inside = {frame.patient for name, frame in frames.items() if name in held_out}
+    return sorted(patient for patient in inside & outside if patient is not None)
+
+
+def _one_block(frame: SpotFrame, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    if share > _LARGEST_BLOCK:
+        msg = (
+            f"validation_size is {share}; of a single slide at most {_LARGEST_BLOCK} can be held "
+            "out as a block"
+        )
+        raise InputValueError(msg)
+    n_blocks = round(1 / share)
+    blocks = spatial_blocks(frame.centers_um, n_blocks)
+    held: NDArray[np.bool_] = blocks == rng.integers(n_blocks)
+    return held
+
+
+def _labels_of_slide(
+    name: str, held: NDArray[np.bool_], buffer: NDArray[np.bool_]
+) -> NDArray[np.str_]:
+    n_train = np.count_nonzero(~held & ~buffer)
+    if not held.any() or n_train == 0:
+        msg = (
+            f"slide {name!r} with {held.size} spots is too small for a spatial split: "
+            f"{np.count_nonzero(held)} for validation, {np.count_nonzero(buffer)} in the buffer, "
+            f"{n_train} for training; pass a smaller buffer_um or validation_size=0"
+        )
+        raise InputValueError(msg)
+    return np.where(held, "validation", np.where(buffer, "buffer", "train"))
+
+
+def _random_spots(n_obs: int, share: float, rng: np.random.Generator) -> NDArray[np.str_]:
+    labels = np.full(n_obs, "train", dtype="<U10")
+    labels[rng.permutation(n_obs)[: round(share * n_obs)]] = "validation"
+    return labels
+
+
+def _note_on_parts(labels: Mapping[str, NDArray[np.str_]], kept: str) -> str:
+    joined = np.concatenate(list(labels.values()))
+    n_held, n_buffer = (
+        np.count_nonzero(joined == "validation"),
+        np.count_nonzero(joined == "buffer"),
+    )
+    what = "a spatial block of each slide" if kept == "block" else "spots drawn at random"
+    return (
+        f"validation on {what} ({n_held} of {joined.size} spots, {n_buffer} left out as a buffer): "
+        "it shares slides with training and is not independent of it; expect lower scores on new "
+        "slides"
+    )
+
+
+def _check_request(
+    frames: Mapping[str, SpotFrame], by: str, share: float, buffer_um: float | None
+) -> None:
+    if not frames:
+        msg = "no slide was given; at least one is needed"
+        raise InputValueError(msg)
+    if by not in get_args(SplitBy):
+        msg = f"by is {by!r}; allowed are {', '.join(map(repr, get_args(SplitBy)))}"
+        raise InputValueError(msg)
+    if not 0 <= share < 1:
+        msg = f"validation_size is {share}; a share from 0 to below 1 is needed"
+        raise InputValueError(msg)
+    if buffer_um is not None and not 0 <= buffer_um < np.inf:
+        msg = f"buffer_um is {buffer_um}; micrometres, at least 0, are needed"
+        raise InputValueError(msg)
