@@ -1,0 +1,222 @@
+"""Batches of tiles and expression for Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rankbygene.data._split import Label, SpotSplit
+from rankbygene.errors import InputKeyError, InputValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rankbygene.data._expression import ExpressionBank
+
+__all__ = ["SpatialDataModule"]
+
+_PARTS: tuple[Label, ...] = ("train", "validation", "test")
+
+Batch = dict[str, torch.Tensor]
+
+
+class Tiles(Protocol):
+    """Anything that holds one uint8 image per row, such as a TileBank or an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[np.uint8]: ...
+
+
+class SpatialDataModule(pl.LightningDataModule):
+    """Batches over the rows of a tile bank and an expression bank.
+
+    A batch is a dict of tensors: ``image`` uint8 ``[B, 3, px, px]``, ``expression`` float32
+    ``[B, n_genes]``, ``measured`` bool ``[B, n_genes]`` (False where the slide lacks the gene),
+    ``slide`` int64 ``[B]`` and ``spot`` int64 ``[B]``, the row in the banks.
+
+    Training rows are shuffled anew in every epoch. Validation rows are shuffled once, because
+    neighbours in one batch would be harder to tell apart than in training, and cut into batches
+    of nearly equal size; test rows keep their order. Neither the random state of torch nor that
+    of numpy is used or changed.
+
+    Parameters
+    ----------
+    bank
+        Tiles; ``bank[rows]`` gives uint8 ``[len(rows), 3, px, px]``.
+    expression
+        Expression of the same spots, row by row.
+    split
+        What each spot is used for, or rows under ``"train"``, ``"validation"`` and ``"test"``.
+    batch_size
+        Number of spots in a batch; the losses compare the spots of one batch.
+    seed
+        Seed of the order.
+    drop_last
+        Whether spots of an incomplete last batch sit out an epoch of training.
+
+    Raises
+    ------
+    InputValueError
+        If the banks differ in length, if rows repeat or do not exist, or if there are fewer
+        training rows than one batch holds.
+    InputKeyError
+        If the explicit rows have no ``"train"`` or an unknown name.
+    """
+
+    def __init__(
+        self,
+        bank: Tiles,
+        expression: ExpressionBank,
+        split: SpotSplit | Mapping[str, ArrayLike],
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        drop_last: bool = True,
+    ) -> None:
+        super().__init__()
+        n_rows = len(expression.values)
+        if len(bank) != n_rows:
+            msg = f"there are {len(bank)} tiles but {n_rows} rows of expression; both need one per spot"
+            raise InputValueError(msg)
+        if batch_size < 1:
+            msg = f"batch_size is {batch_size}; at least 1 is needed"
+            raise InputValueError(msg)
+        rows = _rows_of_parts(split)
+        _check_rows(rows, n_rows)
+        if len(rows["train"]) < batch_size:
+            msg = (
+                f"there are {len(rows['train'])} training spots but a batch holds {batch_size}; "
+                "pass a smaller batch_size or hold out fewer spots"
+            )
+            raise InputValueError(msg)
+        self.train_idx, self.val_idx, self.test_idx = (rows[part] for part in _PARTS)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self._batches = _Batches(bank, expression)
+        self._train_sampler = _ShuffledBatches(self.train_idx, batch_size, seed, drop_last)
+
+    @property
+    def n_train(self) -> int:
+        """Number of training spots."""
+        return len(self.train_idx)
+
+    @property
+    def n_val(self) -> int:
+        """Number of validation spots."""
+        return len(self.val_idx)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Give the shuffled training batches."""
+        return self._loader(self._train_sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Give all validation spots, always in the same batches; none without a validation split."""
+        if not self.n_val:
+            return []
+        order = np.random.default_rng(self.seed).permutation(self.val_idx)
+        n_batches = -(-self.n_val // self.batch_size)
+        return self._loader(_FixedBatches(np.array_split(order, n_batches)))
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Give all test spots in order; none without test spots."""
+        if not len(self.test_idx):
+            return []
+        starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
+        return self._loader(_FixedBatches(np.split(self.test_idx, starts)))
+
+    def _loader(self, batches: Sampler[NDArray[np.intp]]) -> DataLoader[Batch]:
+        # One index of the dataset is a whole batch: a single gather per bank instead of one per
+        # spot. Without a generator of its own the loader would draw from torch's global state.
+        return DataLoader(
+            self._batches,
+            sampler=batches,
+            batch_size=None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+class _Batches(Dataset[Batch]):
+    """The banks, indexed by the rows of a whole batch."""
+
+    def __init__(self, bank: Tiles, expression: ExpressionBank) -> None:
+        self._bank = bank
+        self._expression = expression
+
+    def __len__(self) -> int:
+        return len(self._bank)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> Batch:
+        slides = self._expression.slide_of_row[rows]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(self._bank[rows])),
+            "expression": torch.from_numpy(self._expression.values[rows]),
+            "measured": torch.from_numpy(self._expression.measured[slides]),
+            "slide": torch.from_numpy(slides),
+            "spot": torch.from_numpy(rows.astype(np.int64)),
+        }
+
+
+class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
+    """Rows in a new order at every pass; the order depends on the seed and the pass alone."""
+
+    def __init__(self, rows: NDArray[np.intp], batch_size: int, seed: int, drop_last: bool) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self._n_used // self._batch_size)
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._rows)
+        self._epoch += 1
+        for start in range(0, self._n_used, self._batch_size):
+            yield order[start : min(start + self._batch_size, self._n_used)]
+
+
+class _FixedBatches(Sampler["NDArray[np.intp]"]):
+    """The same batches at every pass."""
+
+    def __init__(self, batches: list[NDArray[np.intp]]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        return iter(self._batches)
+
+
+def _rows_of_parts(split: SpotSplit | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.intp]]:
+    if isinstance(split, SpotSplit):
+        return {part: split.rows(part) for part in _PARTS}
+    unknown = sorted(set(split) - set(_PARTS))
+    if unknown or "train" not in split:
+        msg = (
+            f"explicit rows need 'train' and may have 'validation' and 'test'; got {sorted(split)}"
+        )
+        raise InputKeyError(msg)
+    return {part: np.asarray(split.get(part, ()), dtype=np.intp) for part in _PARTS}
+
+
+def _check_rows(rows: Mapping[str, NDArray[np.intp]], n_rows: int) -> None:
+    joined = np.concatenate(list(rows.values()))
+    outside = joined[(joined < 0) | (joined >= n_rows)]
+    if outside.size:
+        msg = f"{outside.size} rows are not among the {n_rows} spots (first: {outside[0]})"
+        raise InputValueError(msg)
+    names, counts = np.unique(joined, return_counts=True)
+    repeated = names[counts > 1]
+    if repeated.size:
+        msg = f"{repeated.size} rows are used more than once (first: {repeated[0]})"
+        raise InputValueError(msg)
