@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from rankbygene.data._datamodule import SpatialDataModule
+from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data._geometry import TilePlan, plan_tiles
+from rankbygene.data._neighbors import lattice_kind, neighbour_graph, smoothing_operator
 from rankbygene.data._samples import (
     SpatialSetup,
     SpotFrame,
@@ -10,13 +13,23 @@ from rankbygene.data._samples import (
     resolve,
     resolve_slides,
 )
+from rankbygene.data._split import SpotSplit, split_spots
 
 __all__ = [
+    "ExpressionBank",
+    "Normalization",
+    "SpatialDataModule",
     "SpatialSetup",
     "SpotFrame",
+    "SpotSplit",
     "TilePlan",
+    "expression_matrix",
     "frame_from_shapes",
+    "lattice_kind",
+    "neighbour_graph",
     "plan_tiles",
     "resolve",
     "resolve_slides",
+    "smoothing_operator",
+    "split_spots",
 ]
