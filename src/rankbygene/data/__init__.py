@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankbygene.data._bank import TileBank
 from rankbygene.data._datamodule import SpatialDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data._geometry import TilePlan, plan_tiles
@@ -14,6 +15,7 @@ from rankbygene.data._samples import (
     resolve_slides,
 )
 from rankbygene.data._split import SpotSplit, split_spots
+from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
 
 __all__ = [
     "ExpressionBank",
@@ -22,14 +24,19 @@ __all__ = [
     "SpatialSetup",
     "SpotFrame",
     "SpotSplit",
+    "TileBank",
     "TilePlan",
+    "TileReader",
+    "crop_tiles",
     "expression_matrix",
     "frame_from_shapes",
     "lattice_kind",
     "neighbour_graph",
     "plan_tiles",
     "resolve",
+    "resize_tiles",
     "resolve_slides",
     "smoothing_operator",
     "split_spots",
+    "stream_tiles",
 ]

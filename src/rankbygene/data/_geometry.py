@@ -117,7 +117,7 @@ def plan_tiles(frame: SpotFrame, *, tile_um: float, tile_px: int) -> TilePlan:
     image = frame.sdata.images[frame.image_key]
     shape = level_shape(image, level)
     from_pixels = level_to_system(image, level, frame.coordinate_system)
-    to_pixels: NDArray[np.float64] = np.linalg.inv(from_pixels)
+    to_pixels = np.linalg.inv(from_pixels).astype(np.float64)
     pixels = apply_affine(to_pixels, frame.centers)
     _check_inside(frame, pixels, shape)
     side = round(tile_um / um_per_px)

@@ -24,6 +24,11 @@ def n_levels(image: Image) -> int:
     return len(_levels(image))
 
 
+def finest_level(element: Image) -> DataArray:
+    """Return the finest level of an image or of labels."""
+    return _levels(element)[0]
+
+
 def level_shape(image: Image, level: int) -> tuple[int, int]:
     """Return height and width of a level in pixels."""
     sizes = _levels(image)[level].sizes
@@ -62,7 +67,7 @@ def check_rgb_uint8(image: Image, name: str) -> None:
     InputTypeError
         The pixels are not 8-bit.
     """
-    element = _levels(image)[0]
+    element = finest_level(image)
     if set(element.dims) != {"c", "y", "x"}:
         msg = f"image {name!r} has the axes {tuple(element.dims)}; only 2-D images (c, y, x) work"
         raise InputValueError(msg)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-import dask
 import numpy as np
 import pandas as pd
-from dask import delayed
+from dask.delayed import delayed
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 from xarray import DataArray, DataTree
 
+from rankbygene.data._images import finest_level
 from rankbygene.errors import InputKeyError, InputValueError
 
 logger = logging.getLogger("rankbygene")
@@ -68,8 +68,7 @@ def _label_centers(
     labels: DataArray | DataTree, region: str
 ) -> tuple[pd.Index, NDArray[np.float64]]:
     logger.info("region %r is labels: every pixel is read to find their centres", region)
-    element = next(iter(labels["scale0"].values())) if isinstance(labels, DataTree) else labels
-    element = element.transpose("y", "x")
+    element = finest_level(labels).transpose("y", "x")
     blocks = element.data.to_delayed()
     starts = [np.cumsum((0, *chunks[:-1])) for chunks in element.data.chunks]
     parts = [
@@ -77,7 +76,7 @@ def _label_centers(
         for i, y in enumerate(starts[0])
         for j, x in enumerate(starts[1])
     ]
-    sums = pd.concat(dask.compute(*parts, scheduler="threads")).groupby(level=0).sum()
+    sums = delayed(pd.concat)(parts).compute(scheduler="threads").groupby(level=0).sum()
     # Pixel i spans [i, i + 1).
     centers = sums[["x", "y"]].to_numpy() / sums[["n"]].to_numpy() + 0.5
     return sums.index, centers
