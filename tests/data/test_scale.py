@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from spatialdata import SpatialData
+from spatialdata.transformations import Identity
+
+from rankbygene.data import SpatialSetup, resolve
+from rankbygene.data._scale import hexagon_pitch
+from rankbygene.errors import InputValueError
+
+
+def lattice(rows: int, columns: int, pitch: float, angle: float = 0.0) -> tuple[Any, Any]:
+    """Return (array_row, array_col) and centres of a printed hexagonal lattice."""
+    index = np.array([(r, 2 * c + r % 2) for r in range(rows) for c in range(columns)])
+    flat = index[:, ::-1] * pitch * np.array([0.5, np.sqrt(3) / 2])
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return index, flat @ turn.T + 30
+
+
+def without_scale(build: SimpleNamespace, centers: Any = None, **kwargs: Any) -> SpatialData:
+    """Build a slide whose image does not say how large it is."""
+    image = build.image(build.picture(), {"global": Identity()})
+    return build.slide(centers, image=image, **kwargs)
+
+
+def visium(build: SimpleNamespace, pitch: float = 12.0, **kwargs: Any) -> SpatialData:
+    index, centers = lattice(6, 7, pitch, angle=0.1)
+    sdata = without_scale(build, centers, **kwargs)
+    sdata.tables["table"].obs[["array_row", "array_col"]] = index
+    return sdata
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 2, np.pi])
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_pitch_of_a_visium_lattice(angle: float, mirror: int) -> None:
+    index, centers = lattice(9, 8, pitch=137.0, angle=angle)
+    noisy = centers * [mirror, 1] + np.random.default_rng(0).normal(0, 1, centers.shape)
+    assert hexagon_pitch(noisy, index) == pytest.approx(137, rel=0.005)
+    some = np.random.default_rng(1).permutation(len(index))[:20]
+    assert hexagon_pitch(noisy[some], index[some]) == pytest.approx(137, rel=0.02)
+
+
+def test_other_lattices_have_no_visium_pitch() -> None:
+    index, centers = lattice(6, 6, pitch=10)
+    square = np.array([(r, c) for r in range(6) for c in range(6)])
+    assert hexagon_pitch(square * 10.0, square) is None
+    assert hexagon_pitch(centers * [1, 1.1], index) is None
+    assert hexagon_pitch(np.random.default_rng(0).normal(size=(36, 2)), index) is None
+    assert hexagon_pitch(centers[:2], index[:2]) is None
+    # every second column and row of a square grid keeps the parity, and is still square
+    assert hexagon_pitch(square * 10.0, square * 2) is None
+
+
+def test_visium_lattice_gives_the_scale(build: SimpleNamespace) -> None:
+    (frame,) = resolve(visium(build, pitch=12.5))
+    assert frame.um_per_unit == pytest.approx(100 / 12.5)
+    assert "Visium lattice" in frame.um_source
+    near = np.sort(np.linalg.norm(frame.centers_um[:, None] - frame.centers_um, axis=2), axis=1)
+    np.testing.assert_allclose(near[:, 1], 100, rtol=1e-6)
+
+
+def test_order_of_the_sources(build: SimpleNamespace) -> None:
+    sdata = visium(build)
+    sdata.tables["table"].uns["spatial"] = {
+        "spots": {"scalefactors": {"microns_per_pixel": 0.3}},
+        "other": {"scalefactors": {"microns_per_pixel": 0.4}},
+    }
+    assert resolve(sdata)[0].um_per_unit == 0.3
+    sdata.images["he"] = build.image(build.picture())
+    assert resolve(sdata)[0].um_per_unit == 0.5
+    (frame,) = resolve(sdata, SpatialSetup(um_per_px=0.7))
+    assert (frame.um_per_unit, frame.um_source) == (0.7, "um_per_px=0.7")
+
+
+def test_microns_per_pixel_count_the_units_of_the_shapes(build: SimpleNamespace) -> None:
+    sdata = without_scale(build, systems={"global": build.scale(0.25)})
+    sdata.tables["table"].uns["spatial"] = {"lib": {"scalefactors": {"microns_per_pixel": 0.3}}}
+    assert resolve(sdata)[0].um_per_unit == pytest.approx(1.2)
+    spatial = sdata.tables["table"].uns["spatial"]
+    spatial["second"] = {"scalefactors": {"microns_per_pixel": 0.5}}
+    with pytest.raises(InputValueError, match="microns_per_pixel: .*'second': 0.5"):
+        resolve(sdata)
+
+
+def test_um_per_px_is_that_of_the_image(build: SimpleNamespace) -> None:
+    image = build.image(build.picture(), {"global": build.scale(4)})
+    (frame,) = resolve(build.slide(image=image), SpatialSetup(um_per_px=2.0))
+    assert frame.um_per_unit == 0.5
+    for value in (0.0, -1.0, np.nan):
+        with pytest.raises(InputValueError, match="must be a positive number"):
+            resolve(build.slide(), SpatialSetup(um_per_px=value))
+
+
+def test_spots_of_the_visium_reader(build: SimpleNamespace) -> None:
+    sdata = without_scale(build, radius=5.5)
+    sdata.attrs["spatialdata_io_reader"] = "visium"
+    assert resolve(sdata)[0].um_per_unit == pytest.approx(5)
+    sdata.shapes["spots"]["radius"] = [5, 5, 5, 6]
+    with pytest.raises(InputValueError, match="sizes differ"):
+        resolve(sdata)
+
+
+@pytest.mark.parametrize("name", ["µm", "μm", "Microns", "micrometre"])
+def test_spellings_of_micrometres(build: SimpleNamespace, name: str) -> None:
+    image = build.image(build.picture(), {"global": Identity(), name: build.scale(0.25)})
+    assert resolve(build.slide(image=image))[0].um_per_unit == 0.25
+
+
+def test_unknown_scale_says_where_it_looked(build: SimpleNamespace) -> None:
+    with pytest.raises(InputValueError) as caught:
+        resolve(without_scale(build))
+    for part in ("['global']", "uns['spatial']", "array_row", "diameter", "Pass um_per_px="):
+        assert part in str(caught.value)
