@@ -13,7 +13,6 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity
 
-
 FOUR = np.array([[40.0, 30.0], [80.0, 30.0], [40.0, 60.0], [81.0, 62.5]])
 
 
