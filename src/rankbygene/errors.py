@@ -84,6 +84,7 @@ class Problems:
         if len(self.found) == 1:
             text = f"{prefix}{self.found[0]}"
         else:
-            lines = "\n".join(f"  {i}. {error}" for i, error in enumerate(self.found, 1))
+            texts = [str(error).replace("\n", "\n     ") for error in self.found]
+            lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(texts, 1))
             text = f"{prefix}{len(self.found)} problems\n{lines}"
         raise type(self.found[0])(text) from self.found[0]

@@ -62,13 +62,15 @@ def make_table(regions: Mapping[str, Sequence[Any]], n_genes: int = 5, seed: int
     return TableModel.parse(table, region=list(regions), region_key="region", instance_key="id")
 
 
-def make_slide(centers: Any = None, *, image: Any = None, **shapes: Any) -> SpatialData:
+def make_slide(
+    centers: Any = None, *, image: Any = None, name: str = "spots", **shapes: Any
+) -> SpatialData:
     """Build a slide of four spots on an image of 160 x 120 px, half a micrometre each."""
     circles = make_circles(FOUR if centers is None else centers, **shapes)
     return SpatialData(
         images={"he": make_image(picture()) if image is None else image},
-        shapes={"spots": circles},
-        tables={"table": make_table({"spots": list(circles.index)})},
+        shapes={name: circles},
+        tables={"table": make_table({name: list(circles.index)})},
     )
 
 

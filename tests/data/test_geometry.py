@@ -53,6 +53,10 @@ def test_plan_on_an_identity_image(build: SimpleNamespace) -> None:
     assert (plan.um_per_px, plan.shape) == (0.5, (120, 160))
     assert plan.x0.tolist() == [24, 64, 24, 65]
     assert plan.y0.tolist() == [14, 14, 44, 46]  # 62.5 - 16 rounds to the even 46
+    odd = plan_tiles(only(build.slide()), tile_um=15.5, tile_px=31)
+    assert odd.side == 31
+    assert odd.x0.tolist() == [24, 64, 24, 66]  # 40 - 15.5 rounds to the even 24
+    assert odd.y0.tolist() == [14, 14, 44, 47]
 
 
 def test_coarsest_level_that_resolves_the_tile(build: SimpleNamespace) -> None:

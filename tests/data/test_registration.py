@@ -44,13 +44,12 @@ def test_equally_fine_images_are_not_guessed(build: SimpleNamespace) -> None:
 
 def test_images_in_different_systems_are_compared_in_region_units(build: SimpleNamespace) -> None:
     sdata = build.slide(systems={"global": Identity(), "other": build.scale(10)})
-    sdata.images["coarse"] = build.image(
-        build.picture(), {"other": build.scale(20), "um": Identity()}
-    )
-    assert resolve(sdata)[0].image_key == "he"
-    frame = resolve(sdata, SpatialSetup(coordinate_system="other"))[0]
-    assert (frame.image_key, frame.coordinate_system) == ("coarse", "other")
-    assert frame.um_per_unit == 1 / 20
+    systems = {"other": build.scale(5), "um": build.scale(0.25)}
+    sdata.images["fine"] = build.image(build.picture(240, 320), systems)
+    (frame,) = resolve(sdata)
+    assert (frame.image_key, frame.coordinate_system, frame.um_per_unit) == ("fine", "other", 0.05)
+    (frame,) = resolve(sdata, SpatialSetup(coordinate_system="global"))
+    assert (frame.image_key, frame.um_per_unit) == ("he", 0.5)
 
 
 def test_pixel_systems_go_before_micrometres(build: SimpleNamespace) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity
 
@@ -42,6 +45,18 @@ def test_pitch_of_a_visium_lattice(angle: float, mirror: int) -> None:
     assert hexagon_pitch(noisy, index) == pytest.approx(137, rel=0.005)
     some = np.random.default_rng(1).permutation(len(index))[:20]
     assert hexagon_pitch(noisy[some], index[some]) == pytest.approx(137, rel=0.02)
+
+
+@pytest.mark.real_data
+def test_pitch_of_a_real_visium_slide(real_data: Path) -> None:
+    """The six neighbours of a spot are as far away as the fit says, to a pixel."""
+    names = ["barcode", "in_tissue", "array_row", "array_col", "y", "x"]
+    path = real_data / "crc16_visium" / "spatial" / "tissue_positions_list.csv"
+    spots = pd.read_csv(path, header=None, names=names)
+    centers = spots[["x", "y"]].to_numpy(float)
+    pitch = hexagon_pitch(centers, spots[["array_row", "array_col"]].to_numpy())
+    nearest = cKDTree(centers).query(centers, k=2)[0][:, 1]
+    assert pitch == pytest.approx(np.median(nearest), abs=1)
 
 
 def test_other_lattices_have_no_visium_pitch() -> None:

@@ -12,8 +12,8 @@ from rankbygene.data._samples import (
     SpotFrame,
     frame_from_shapes,
     resolve,
-    resolve_slides,
 )
+from rankbygene.data._slides import resolve_slides
 from rankbygene.data._split import SpotSplit, split_spots
 from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
 

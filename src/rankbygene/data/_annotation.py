@@ -124,10 +124,11 @@ def join(
     if len(lost):
         msg = (
             f"{len(lost):,} of {len(rows):,} rows of {annotation.name!r} name instances not in "
-            f"{region!r} (first: {', '.join(str(i) for i in wanted[lost[:3]])}); ids of the table "
-            f"are {wanted.dtype}, those of the element {ids.dtype}. Drop these rows, or correct "
-            "the instance ids."
+            f"{region!r} (first: {', '.join(str(i) for i in wanted[lost[:3]])}); drop these rows "
+            "or correct the instance ids"
         )
+        if wanted.dtype != ids.dtype:
+            msg += f" (those of the table are {wanted.dtype}, those of the element {ids.dtype})"
         raise InputValueError(msg)
     return positions
 

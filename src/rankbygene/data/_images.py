@@ -51,7 +51,7 @@ def level_array(image: Image, level: int) -> da.Array:
     element = _levels(image)[level].transpose("c", "y", "x")
     order = _rgb_channels(element)
     data = element.data
-    # A plain slice keeps the stored chunks; indexing by a list would merge them.
+    # A slice is a view; a list of channels copies every chunk.
     data = data[:3] if order == [0, 1, 2] else data[order]
     pixels: da.Array = data.map_blocks(_as_uint8, dtype=np.uint8, meta=np.empty((0, 0, 0), "u1"))
     return pixels

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +32,7 @@ __all__ = [
     "check_sdata",
     "frame_from_shapes",
     "resolve",
-    "resolve_slides",
+    "resolve_object",
 ]
 
 T = TypeVar("T")
@@ -69,9 +67,21 @@ def resolve(
     InputTypeError, InputKeyError, InputValueError
         Everything that was found wrong, in one report, with the type of the first problem.
     """
-    check_sdata(sdata)
-    problems = Problems("" if name is None else f"slide {name!r}")
+    return resolve_object(sdata, setup, name, counts, "" if name is None else f"slide {name!r}")
+
+
+def resolve_object(
+    sdata: SpatialData,
+    setups: SpatialSetup | Callable[[SpatialData], SpatialSetup],
+    name: str | None,
+    counts: bool,
+    place: str,
+) -> list[SpotFrame]:
+    """Resolve one object as :func:`resolve` does, and name the place in what is wrong with it."""
+    problems = Problems(place)
     with problems.collect():
+        check_sdata(sdata)
+        setup = setups(sdata) if callable(setups) else setups
         annotation = read_annotation(sdata, setup.table_key)
     problems.raise_if_any()
     if counts:
@@ -83,45 +93,6 @@ def resolve(
         frames += _resolve_region(sdata, setup, annotation, region, slide, problems)
     problems.raise_if_any()
     return frames
-
-
-def resolve_slides(
-    sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    setups: SpatialSetup | Callable[[SpatialData], SpatialSetup] = SpatialSetup(),
-    *,
-    counts: bool = True,
-) -> dict[str, SpotFrame]:
-    """Resolve several objects at once and give every slide a name of its own.
-
-    Parameters
-    ----------
-    sdatas
-        One object, a list, or ``{slide: object}``.
-    setups
-        Where to look, for all objects or as a function of the object.
-    counts
-        Whether to check the count matrices as well.
-
-    Returns
-    -------
-    ``{slide: frame}``. Slides are named by the keys of a mapping (``key-region`` where an object
-    has several regions); else by their region, with the number of the object where it repeats.
-
-    Raises
-    ------
-    InputTypeError, InputKeyError, InputValueError
-        As for :func:`resolve`, for all objects together.
-    """
-    items, named = _numbered(sdatas)
-    problems = Problems()
-    found: list[tuple[str, SpotFrame]] = []
-    for key, sdata in items.items():
-        with problems.collect():
-            setup = setups(sdata) if callable(setups) else setups
-            frames = resolve(sdata, setup, name=key if named else None, counts=counts)
-            found += [(key, frame) for frame in frames]
-    problems.raise_if_any()
-    return _with_own_names(found)
 
 
 def frame_from_shapes(
@@ -296,32 +267,3 @@ def _for_region(value: T | Mapping[str, T] | None, region: str, argument: str) -
         msg = f"{argument} has no entry for region {region!r}; its keys are {list(value)}"
         raise InputKeyError(msg)
     return value[region]
-
-
-def _numbered(
-    sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-) -> tuple[dict[str, SpatialData], bool]:
-    """Return the objects by key, and whether the keys are the user's names."""
-    if isinstance(sdatas, Mapping):
-        items, named = {str(key): value for key, value in sdatas.items()}, True
-    elif isinstance(sdatas, Sequence) and not isinstance(sdatas, str):
-        items, named = {str(i): value for i, value in enumerate(sdatas)}, False
-    else:
-        check_sdata(sdatas)
-        items, named = {"0": sdatas}, False
-    if not items:
-        msg = "no SpatialData object was given; pass at least one"
-        raise InputValueError(msg)
-    return items, named
-
-
-def _with_own_names(found: list[tuple[str, SpotFrame]]) -> dict[str, SpotFrame]:
-    counts = Counter(frame.slide for _, frame in found)
-    frames: dict[str, SpotFrame] = {}
-    for key, frame in found:
-        slide = frame.slide if counts[frame.slide] == 1 else f"{frame.slide}-{key}"
-        if slide in frames:
-            msg = f"two slides would be called {slide!r}; pass a dict with names of your own"
-            raise InputValueError(msg)
-        frames[slide] = replace(frame, slide=slide)
-    return frames
