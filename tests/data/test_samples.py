@@ -131,6 +131,9 @@ def test_patient_has_one_value_per_slide(build: SimpleNamespace) -> None:
     sdata.tables["table"].obs["who"] = ["P7", "P8", "P7", "P7"]
     with pytest.raises(InputValueError, match=r"one value .* \['P7', 'P8'\]"):
         resolve(sdata, setup)
+    sdata.tables["table"].obs["who"] = ["P7", None, "P7", "P7"]
+    with pytest.raises(InputValueError, match=r"\['P7'\] and 1 missing"):
+        resolve(sdata, setup)
     with pytest.raises(InputKeyError, match="no column 'age'"):
         resolve(sdata, SpatialSetup(patient_key="age"))
 

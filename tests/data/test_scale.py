@@ -66,6 +66,9 @@ def test_other_lattices_have_no_visium_pitch() -> None:
     assert hexagon_pitch(centers * [1, 1.1], index) is None
     assert hexagon_pitch(np.random.default_rng(0).normal(size=(36, 2)), index) is None
     assert hexagon_pitch(centers[:2], index[:2]) is None
+    index, centers = lattice(20, 20, pitch=10)
+    scattered = centers + np.random.default_rng(0).normal(0, 1, centers.shape)
+    assert hexagon_pitch(scattered, index) is None
     # every second column and row of a square grid keeps the parity, and is still square
     assert hexagon_pitch(square * 10.0, square * 2) is None
 
