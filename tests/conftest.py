@@ -1,9 +1,63 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+TINY_MODEL: dict[str, Any] = {"tile_px": 32}
+TINY_TRAIN: dict[str, Any] = {
+    "batch_size": 16,
+    "accelerator": "cpu",
+    "precision": "32-true",
+    "enable_progress_bar": False,
+}
+TINY: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "pretrained": False,
+    "genes": 12,
+    "seed": 1,
+    "max_epochs": 1,
+    "model_kwargs": TINY_MODEL,
+    "train_kwargs": TINY_TRAIN,
+}
+
+
+@pytest.fixture(scope="session")
+def make_slides() -> Callable[..., list[Any]]:
+    """Make small synthetic slides."""
+    import rankbygene as rbg
+
+    def make(n_slides: int = 3, **kwargs: Any) -> list[Any]:
+        settings: dict[str, Any] = {"n_spots": 40, "n_genes": 30, "seed": 3}
+        return rbg.datasets.synthetic(n_slides=n_slides, **(settings | kwargs))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fit_tiny() -> Callable[..., Any]:
+    """Fit a very small model."""
+    import rankbygene as rbg
+
+    def fit(sdata: Any, **kwargs: Any) -> Any:
+        return rbg.model.fit(sdata, **(TINY | kwargs))
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def slides(make_slides: Callable[..., list[Any]]) -> list[Any]:
+    """Three annotated slides; tests must not change them."""
+    return make_slides()
+
+
+@pytest.fixture(scope="session")
+def model(slides: list[Any], fit_tiny: Callable[..., Any]) -> Any:
+    """A model trained for two epochs on the session's slides; tests must not train it."""
+    return fit_tiny(slides, max_epochs=2)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""Folders that are there completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankbygene.errors import OutputExistsError
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = ["atomic_directory", "write_sdata"]
+
+
+@contextmanager
+def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside ``path`` that takes its place when the block ends well.
+
+    Whatever stops the block (an exception, a full disk, Ctrl-C), ``path`` stays as it was and
+    the temporary folder is removed.
+
+    Parameters
+    ----------
+    path
+        The folder to write.
+    overwrite
+        Replace a folder of that name.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # On the same file system as the target, so that the last step is a rename.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        folder = temporary / "new"
+        folder.mkdir()
+        yield folder
+        _sync(folder)
+        _check_free(path, overwrite)
+        if path.exists():
+            path.rename(temporary / "old")
+        try:
+            folder.rename(path)
+        except OSError:
+            if (temporary / "old").exists():
+                (temporary / "old").rename(path)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> None:
+    """Write a SpatialData object as a store, completely or not at all.
+
+    The object stays backed by the store it came from.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    """
+    with atomic_directory(path, overwrite=overwrite) as folder:
+        sdata.write(folder / "store.zarr", update_sdata_path=False)
+        for item in (folder / "store.zarr").iterdir():
+            item.rename(folder / item.name)
+        (folder / "store.zarr").rmdir()
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        msg = f"{path} exists already; pass another path, or overwrite=True to replace it"
+        raise OutputExistsError(msg)
+
+
+def _sync(folder: Path) -> None:
+    """Ask the disk to hold what was written, before it replaces what was there."""
+    for directory, _, files in os.walk(folder):
+        for name in [*files, "."]:
+            handle = os.open(Path(directory) / name, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
