@@ -32,13 +32,13 @@ class RandomFields:
             rng.uniform(0, 2 * np.pi, (n_fields, n_waves)),
         )
 
-    def at(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Evaluate all fields at points ``[n, 2]`` in micrometres: ``[n, n_fields]``."""
         values = [
             np.cos(points @ frequency.T + phase).sum(1)
             for frequency, phase in zip(self.frequency, self.phase, strict=True)
         ]
-        return np.stack(values, axis=1) * np.sqrt(2 / self.phase.shape[1])
+        return np.asarray(np.stack(values, axis=1) * np.sqrt(2 / self.phase.shape[1]))
 
     def on_grid(self, shape: tuple[int, int], um_per_px: float) -> NDArray[np.float64]:
         """Evaluate all fields on a pixel grid: ``[n_fields, height, width]``.

@@ -120,6 +120,8 @@ def synthetic(
         effect = patient_effect + 0.15 * noise * rng.normal(size=n_genes)
         name = f"slide_{number}"
         index, centers = _lattice(n_spots, layout)
+        # No two slides lie on the array in quite the same way.
+        centers = centers + rng.uniform(0, 40, 2)
         table = _count_table(slide, genes, centers, effect, noise, depth, rng)
         table.obs["patient"] = pd.Categorical([f"patient_{patient}"] * n_spots)
         table.obs["slide"] = pd.Categorical([name] * n_spots)

@@ -33,7 +33,7 @@ class Slide:
     shift_um: float
     stain: NDArray[np.float64]  # [3] colour cast of the whole slide
 
-    def program_values(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def program_values(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Activity in [0, 1] of each program at points ``[n, 2]``: ``[n, n_programs]``."""
         moved = points + self.shift_um * self.shift.at(points)
         return 1 / (1 + np.exp(-1.8 * self.programs.at(moved)))
@@ -122,7 +122,7 @@ def _nuclei(
     shape: tuple[int, int],
     um_per_px: float,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Coverage by nuclei, and how deeply they are stained, as maps."""
     extent = np.array(shape[::-1]) * um_per_px
     points = rng.uniform(0, 1, (int(extent.prod() * _NUCLEUS_PER_UM2), 2)) * extent
@@ -165,7 +165,7 @@ def _stamp(
     angle: NDArray[np.float64],
     shape: tuple[int, int],
     um_per_px: float,
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Cover a map by soft-edged ellipses: 1 inside, 0 outside, no loop over them."""
     canvas = np.zeros(shape, np.float32)
     if not len(centers_um):

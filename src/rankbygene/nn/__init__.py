@@ -1,1 +1,20 @@
+"""Image encoders, heads and losses."""
+
 from __future__ import annotations
+
+from rankbygene.nn import losses
+from rankbygene.nn._backbone import BackboneSpec, build_backbone
+from rankbygene.nn._heads import ExpressionMLP, ResidualMLP
+from rankbygene.nn._orientations import orientations
+from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
+
+__all__ = [
+    "PATHOLOGY_BACKBONES",
+    "BackboneSpec",
+    "ExpressionMLP",
+    "PathologyBackbone",
+    "ResidualMLP",
+    "build_backbone",
+    "losses",
+    "orientations",
+]

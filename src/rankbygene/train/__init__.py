@@ -1,1 +1,21 @@
+"""Training: plans, views, the teacher's moving average, callbacks."""
+
 from __future__ import annotations
+
+from rankbygene.train._callbacks import BestWeights, FiniteLoss
+from rankbygene.train._ema import momentum_schedule, update_teacher
+from rankbygene.train._head import fit_head
+from rankbygene.train._plan import RELEASED, RankByGenePlan
+from rankbygene.train._views import strong_view, weak_view
+
+__all__ = [
+    "RELEASED",
+    "BestWeights",
+    "FiniteLoss",
+    "RankByGenePlan",
+    "fit_head",
+    "momentum_schedule",
+    "strong_view",
+    "update_teacher",
+    "weak_view",
+]

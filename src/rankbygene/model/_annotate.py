@@ -1,0 +1,120 @@
+"""Writing a model's results into the tables of a SpatialData object, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from rankbygene.errors import InputValueError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+    from rankbygene._keys import Keys
+    from rankbygene.data import SpotFrame
+
+SPLIT_LABELS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class SlideResult:
+    """What a model says of one slide, rows as in its frame."""
+
+    latent: NDArray[np.float32]  # [n, n_latent]
+    expression: NDArray[np.float32]  # [n, n_panel]
+    split: NDArray[np.object_]  # [n]; a label outside SPLIT_LABELS is stored as missing
+
+
+def group_by_table(frames: Mapping[str, SpotFrame]) -> list[list[SpotFrame]]:
+    """Group the slides whose rows live in the same table."""
+    groups: dict[int, list[SpotFrame]] = {}
+    for frame in frames.values():
+        groups.setdefault(id(frame.table), []).append(frame)
+    return list(groups.values())
+
+
+def check_layer_fits(frames: Mapping[str, SpotFrame]) -> None:
+    """Refuse, before any work is done, a prediction layer that memory could not hold.
+
+    Raises
+    ------
+    InputValueError
+        The dense float32 layers would take more than the memory that is free.
+    """
+    tables = [group[0].table for group in group_by_table(frames)]
+    needed = sum(4 * table.n_obs * table.n_vars for table in tables)
+    free = free_memory()
+    if needed > free:
+        shapes = ", ".join(f"{table.n_obs:,} x {table.n_vars:,}" for table in tables)
+        msg = (
+            f"the layer of predicted expression would take {needed / 2**30:.1f} GiB as float32 "
+            f"({shapes} spots x genes) but {free / 2**30:.1f} GiB of memory is free. Subset the table "
+            "to the gene panel (`sdata.tables['table'] = table[:, genes]`), or write the predictions to "
+            "a table of their own with `model.predict_slide(sdata, shapes_key=...)`."
+        )
+        raise InputValueError(msg)
+
+
+def free_memory() -> int:
+    """Bytes of memory that a new array could take."""
+    return int(psutil.virtual_memory().available)
+
+
+def check_keys_free(table: AnnData, keys: Keys) -> None:
+    """Refuse to replace what someone else wrote under one of our names."""
+    if keys.params in table.uns:
+        return
+    taken = [
+        f"{slot}[{key!r}]"
+        for slot, key in (
+            ("obsm", keys.latent),
+            ("layers", keys.expression),
+            ("obs", keys.split),
+            ("var", keys.panel),
+            ("var", keys.pearson),
+        )
+        if key in getattr(table, slot)
+    ]
+    if taken:
+        msg = (
+            f"the table already holds {', '.join(taken)}, not written by this package; "
+            "nothing was changed. Choose another name with `key_added=...`."
+        )
+        raise InputValueError(msg)
+
+
+def write_table(
+    group: Sequence[SpotFrame],
+    results: Mapping[str, SlideResult],
+    *,
+    keys: Keys,
+    genes: Sequence[str],
+    pearson: pd.Series[float],
+    params: Mapping[str, Any],
+) -> None:
+    """Write the results of the slides of one table under ``keys``."""
+    table = group[0].table
+    check_keys_free(table, keys)
+    first = results[group[0].slide]
+    latent = np.empty((table.n_obs, first.latent.shape[1]), np.float32)
+    layer = np.full((table.n_obs, table.n_vars), np.nan, np.float32)
+    split = np.empty(table.n_obs, object)
+    columns = table.var_names.get_indexer(list(genes))
+    known = columns >= 0
+    for frame in group:
+        result = results[frame.slide]
+        latent[frame.rows] = result.latent
+        layer[np.ix_(frame.rows, columns[known])] = result.expression[:, known]
+        split[frame.rows] = result.split
+    table.obsm[keys.latent] = latent
+    table.layers[keys.expression] = layer
+    table.obs[keys.split] = pd.Categorical(split, categories=list(SPLIT_LABELS))
+    table.var[keys.panel] = table.var_names.isin(list(genes))
+    table.var[keys.pearson] = pearson.reindex(table.var_names).to_numpy(np.float64)
+    table.uns[keys.params] = dict(params)

@@ -1,0 +1,99 @@
+"""The one-liner: set up, train, annotate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from rankbygene._keys import Keys
+from rankbygene.errors import InputValueError
+from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
+from rankbygene.model._rankbygene import RankByGene
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankbygene.model._base import BaseSpatialModel
+    from rankbygene.model._setup import SpatialDatas
+
+METHODS: dict[str, type[BaseSpatialModel]] = {RankByGene.method: RankByGene}
+
+
+def fit(
+    sdata: SpatialDatas,
+    *,
+    method: Literal["rankbygene"] = "rankbygene",
+    genes: int | Sequence[str] = 250,
+    backbone: str | torch.nn.Module = "resnet18",
+    pretrained: bool = True,
+    max_epochs: int | None = None,
+    table_key: str = "table",
+    image_key: str | Mapping[str, str] | None = None,
+    layer: str | None = None,
+    coordinate_system: str | None = None,
+    patient_key: str | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
+    key_added: str | None = None,
+    seed: int | None = 0,
+    model_kwargs: Mapping[str, Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> BaseSpatialModel:
+    """Train a model on SpatialData objects and annotate their tables.
+
+    Parameters
+    ----------
+    sdata
+        One object, or a list or dict ``{slide: object}``.
+    method
+        Which model.
+    genes, backbone, pretrained, seed
+        As in :class:`rankbygene.model.RankByGene`.
+    max_epochs
+        By default chosen from the number of training spots.
+    table_key, image_key, layer, coordinate_system, patient_key, um_per_px
+        As in :meth:`rankbygene.model.RankByGene.setup_spatialdata`.
+    key_added
+        Prefix of what is written; by default the method's name.
+    model_kwargs
+        Further arguments of the model's class.
+    train_kwargs
+        Further arguments of its ``train`` method.
+
+    Returns
+    -------
+    The trained model. Every table now holds its results; see
+    :meth:`rankbygene.model.RankByGene.annotate` for the keys.
+
+    Raises
+    ------
+    InputTypeError, InputKeyError, InputValueError
+        The input cannot be used; nothing has been read from the image or written yet.
+    """
+    if method not in METHODS:
+        msg = f"method={method!r} is not known; choose from {', '.join(map(repr, METHODS))}"
+        raise InputValueError(msg)
+    cls = METHODS[method]
+    cls.setup_spatialdata(
+        sdata,
+        table_key=table_key,
+        image_key=image_key,
+        layer=layer,
+        coordinate_system=coordinate_system,
+        patient_key=patient_key,
+        um_per_px=um_per_px,
+    )
+    model = cls(
+        sdata,
+        backbone=backbone,
+        pretrained=pretrained,
+        genes=genes,
+        seed=seed,
+        **(model_kwargs or {}),
+    )
+    # What would make the last step fail is refused before the long one.
+    check_layer_fits(model.frames)
+    for group in group_by_table(model.frames):
+        check_keys_free(group[0].table, Keys(key_added or method))
+    model.train(max_epochs=max_epochs, **(train_kwargs or {}))
+    model.annotate(key_added=key_added)
+    return model

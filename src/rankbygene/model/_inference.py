@@ -1,0 +1,87 @@
+"""From tiles to arrays: one pass over the tiles of a slide, in batches, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def default_precision(device: torch.device) -> Precision:
+    """Choose bfloat16 autocast where the hardware computes it natively, else float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16-mixed"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Context in which a forward pass runs at ``precision``."""
+    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision.endswith("mixed"))
+
+
+def rebatch(
+    stream: Iterable[tuple[NDArray[np.intp], NDArray[np.uint8]]], size: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
+    """Regroup a stream of (rows, tiles) into batches of ``size``; the last may be smaller."""
+    rows: list[NDArray[np.intp]] = []
+    tiles: list[NDArray[np.uint8]] = []
+    waiting = 0
+    for more_rows, more_tiles in stream:
+        rows.append(more_rows)
+        tiles.append(more_tiles)
+        waiting += len(more_rows)
+        if waiting >= size:
+            all_rows, all_tiles = np.concatenate(rows), np.concatenate(tiles)
+            full = waiting - waiting % size
+            for start in range(0, full, size):
+                yield all_rows[start : start + size], all_tiles[start : start + size]
+            rows, tiles, waiting = [all_rows[full:]], [all_tiles[full:]], waiting - full
+    if waiting:
+        yield np.concatenate(rows), np.concatenate(tiles)
+
+
+def run_over_tiles(
+    forward: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    stream: Iterable[tuple[NDArray[np.intp], NDArray[np.uint8]]],
+    n_obs: int,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Apply ``forward`` to every tile of a stream.
+
+    Parameters
+    ----------
+    forward
+        Maps uint8 images ``[B, 3, px, px]`` to named float tensors ``[B, ...]``.
+    stream
+        Pairs of rows and tiles, in any order.
+    n_obs
+        Number of rows of the results.
+
+    Returns
+    -------
+    Per name a float32 array ``[n_obs, ...]``, row ``i`` for row ``i`` of the stream.
+    """
+    out: dict[str, NDArray[np.float32]] = {}
+    with torch.inference_mode(), autocast(device, precision or default_precision(device)):
+        for rows, tiles in rebatch(stream, batch_size):
+            images = torch.from_numpy(np.ascontiguousarray(tiles)).to(device, non_blocking=True)
+            for name, values in forward(images).items():
+                array = values.float().cpu().numpy()
+                if name not in out:
+                    out[name] = np.empty((n_obs, *array.shape[1:]), np.float32)
+                out[name][rows] = array
+    return out

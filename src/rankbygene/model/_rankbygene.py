@@ -1,0 +1,244 @@
+"""RankByGene on SpatialData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from rankbygene.data import ExpressionBank, SpatialDataModule
+from rankbygene.model._base import BaseSpatialModel
+from rankbygene.model._random import forked_rng
+from rankbygene.model._training import (
+    default_max_epochs,
+    run_training,
+    standardisation,
+    validation_pearson,
+)
+from rankbygene.module import RankByGeneModule
+from rankbygene.train import RankByGenePlan, fit_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import lightning.pytorch as pl
+    from numpy.typing import NDArray
+
+    from rankbygene.data import Normalization
+    from rankbygene.data._split import SplitBy
+    from rankbygene.model._setup import SpatialDatas
+    from rankbygene.pp import PanelMethod
+
+
+class RankByGene(BaseSpatialModel):
+    """Gene-guided histology representations by cross-modal ranking consistency.
+
+    A student and a teacher image encoder and a gene encoder are trained together: image and gene
+    representations of a spot are drawn together (contrast), similar spots by expression must be
+    similar by image, in the same order (ranking consistency), and the student must agree with its
+    own moving average (distillation) :cite:p:`huang2024rankbygene`. The teacher represents and
+    predicts.
+
+    Parameters
+    ----------
+    sdata
+        One SpatialData object, or a list or dict ``{slide: object}``, after
+        :meth:`setup_spatialdata`.
+    head
+        How expression is predicted. ``"joint"``: a linear head on standardised genes, trained
+        together with the encoders. ``"frozen"``: the paper's perceptron on the finished
+        teacher's features.
+    n_latent
+        Width of the space shared by images and genes. By default the backbone's feature width.
+    views
+        Orientations over which representation and prediction are averaged: 8 (all rotations
+        and reflections) or 1.
+    backbone, pretrained, weights
+        Image encoder, see :func:`rankbygene.nn.build_backbone`.
+    genes, panel_method
+        Names of the genes to learn and predict, or how many to choose on the training spots.
+    normalization
+        How counts become the training scale.
+    tile_um, tile_px
+        Width of a tile in micrometres and in pixels after resampling. By default what the
+        backbone was trained on (112 um at 224 px where it does not say).
+    split_by, validation_size, validation_slides
+        What is held out for early stopping and for the per-gene scores. By default whole
+        patients where they are known, else slides, else spatial blocks of the only slide.
+    seed
+        Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
+
+    Examples
+    --------
+    >>> import rankbygene as rbg
+    >>> slides = rbg.datasets.synthetic(n_slides=3)
+    >>> rbg.model.RankByGene.setup_spatialdata(slides, patient_key="patient")
+    >>> model = rbg.model.RankByGene(slides, backbone="resnet18", pretrained=False)
+    >>> model.train(max_epochs=20)
+    >>> model.annotate()
+    """
+
+    method: ClassVar[str] = "rankbygene"
+    module: RankByGeneModule
+
+    def __init__(
+        self,
+        sdata: SpatialDatas,
+        *,
+        head: Literal["joint", "frozen"] = "joint",
+        n_latent: int | None = None,
+        views: Literal[1, 8] = 8,
+        backbone: str | torch.nn.Module = "resnet18",
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        genes: int | Sequence[str] = 250,
+        panel_method: PanelMethod = "most_expressed",
+        normalization: Normalization | None = None,
+        tile_um: float | None = None,
+        tile_px: int | None = None,
+        split_by: SplitBy = "auto",
+        validation_size: float = 0.2,
+        validation_slides: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            sdata,
+            backbone=backbone,
+            pretrained=pretrained,
+            weights=weights,
+            genes=genes,
+            panel_method=panel_method,
+            normalization=normalization,
+            tile_um=tile_um,
+            tile_px=tile_px,
+            split_by=split_by,
+            validation_size=validation_size,
+            validation_slides=validation_slides,
+            seed=seed,
+            head=head,
+            n_latent=n_latent,
+            views=views,
+        )
+
+    def _build_module(self, network: torch.nn.Module) -> RankByGeneModule:
+        return RankByGeneModule(
+            network,
+            n_features=self.backbone.n_features,
+            n_genes=len(self.genes),
+            n_latent=self.module_kwargs["n_latent"],
+            head=self.module_kwargs["head"],
+            pixel_mean=self.backbone.mean,
+            pixel_std=self.backbone.std,
+        )
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        batch_size: int = 64,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        precision: str = "auto",
+        early_stopping: bool = False,
+        early_stopping_patience: int = 20,
+        monitor: str = "validation_loss",
+        plan_kwargs: Mapping[str, Any] | None = None,
+        head_kwargs: Mapping[str, Any] | None = None,
+        logger: pl.loggers.Logger | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the encoders, and the prediction head with or after them.
+
+        Parameters
+        ----------
+        max_epochs
+            By default as many as show about 50,000 tiles, between 10 and 100.
+        batch_size
+            Spots per step. The contrast and ranking losses see exactly this many.
+        accelerator, devices
+            As in Lightning.
+        precision
+            ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
+        early_stopping, early_stopping_patience, monitor
+            Stop when ``monitor`` has not improved for so many epochs. With or without it, the
+            weights of the best epoch by ``monitor`` are kept when there is a validation split.
+        plan_kwargs
+            Loss weights, learning rates and schedules, see
+            :class:`rankbygene.train.RankByGenePlan`.
+        head_kwargs
+            With ``head="frozen"``: arguments of :func:`rankbygene.train.fit_head`.
+        logger
+            A further Lightning logger; ``history`` is kept in memory in any case.
+        callbacks
+            Further Lightning callbacks.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`; among them ``ckpt_path`` to resume,
+            ``enable_progress_bar``.
+
+        Raises
+        ------
+        InputValueError
+            There are fewer training spots than one batch.
+        TrainingError
+            A loss was not finite; the step and the term are named.
+        """
+        bank = self._expression_bank()
+        rows = {name: self.split.rows(name) for name in ("train", "validation", "test")}
+        self.module.set_expression_stats(
+            *map(torch.from_numpy, standardisation(bank, rows["train"]))
+        )
+        datamodule = SpatialDataModule(
+            self.tiles, bank, self.split, batch_size=batch_size, seed=self.seed
+        )
+        epochs = max_epochs or default_max_epochs(len(rows["train"]))
+        plan_settings = dict(plan_kwargs or {})
+        self.training_params = {"max_epochs": epochs, "batch_size": batch_size, **plan_settings}
+        run_training(
+            self,
+            RankByGenePlan(self.module, seed=self.seed, **plan_settings),
+            datamodule,
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            early_stopping=early_stopping,
+            early_stopping_patience=early_stopping_patience,
+            monitor=monitor,
+            logger=logger,
+            callbacks=callbacks,
+            **trainer_kwargs,
+        )
+        if self.module.head == "frozen":
+            self._fit_frozen_head(bank, rows, head_kwargs or {})
+        self.validation_pearson = validation_pearson(self, bank, rows["validation"])
+
+    def _fit_frozen_head(
+        self,
+        bank: ExpressionBank,
+        rows: Mapping[str, NDArray[np.intp]],
+        settings: Mapping[str, Any],
+    ) -> None:
+        features = np.concatenate([self._run(frame)["latent"] for frame in self.frames.values()])
+        with forked_rng(self.seed):
+            history = fit_head(
+                self.module,
+                torch.from_numpy(features),
+                torch.from_numpy(bank.values),
+                torch.from_numpy(bank.measured[bank.slide_of_row]),
+                train=torch.from_numpy(rows["train"]),
+                validation=torch.from_numpy(rows["validation"]),
+                seed=self.seed,
+                **settings,
+            )
+        columns = {f"head_{name}": history[[name]].add_prefix("head_") for name in history.columns}
+        self.history_ = {**(self.history_ or {}), **columns}
+
+    def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features, expression = self.module.represent(images, views=self.module_kwargs["views"])
+        return {"latent": features, "expression": expression}
+
+    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+        return self.module.gene_features(expression, measured)

@@ -1,0 +1,82 @@
+"""A model in plain values: for ``model.json`` and for the provenance in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankbygene.data import plan_tiles
+
+if TYPE_CHECKING:
+    from rankbygene.data import SpotFrame
+    from rankbygene.model._state import ModelState
+
+PACKAGES = ("rankbygene", "torch", "timm", "lightning", "scvi-tools", "spatialdata", "anndata")
+
+
+def model_record(model: ModelState) -> dict[str, Any]:
+    """Everything but the tensors that a model needs to be built again."""
+    return {
+        "class": type(model).__name__,
+        "method": model.method,
+        "versions": {name: version(name) for name in PACKAGES},
+        "seed": model.seed,
+        "setup": asdict(model.setup),
+        "backbone": asdict(model.backbone),
+        "tile": {"um": model.tile_um, "px": model.tile_px},
+        "normalization": model.normalization.to_dict(),
+        "panel_method": model.panel_method,
+        "genes": list(model.genes),
+        "module": model.module_kwargs,
+        "split": model.split_note,
+        "training": model.training_params,
+        "scores": scores(model),
+    }
+
+
+def scores(model: ModelState) -> dict[str, float]:
+    """Held-out scores of a model; empty where nothing was held out."""
+    pearson = model.validation_pearson.dropna()
+    return {"validation_pearson": float(pearson.mean())} if len(pearson) else {}
+
+
+def provenance(model: ModelState, frames: Sequence[SpotFrame]) -> dict[str, Any]:
+    """Describe a result in values that a zarr store keeps as they are."""
+    record = model_record(model)
+    del record["setup"], record["genes"]
+    record["backbone"] = {
+        key: record["backbone"][key] for key in ("name", "pretrained", "weights_hash")
+    }
+    record["n_genes"] = len(model.genes)
+    record["slides"] = {frame.slide: _slide_geometry(model, frame) for frame in frames}
+    plain: dict[str, Any] = _plain(record)
+    return plain
+
+
+def _slide_geometry(model: ModelState, frame: SpotFrame) -> dict[str, Any]:
+    plan = plan_tiles(frame, tile_um=model.tile_um, tile_px=model.tile_px)
+    return {
+        "region": frame.region,
+        "image": frame.image_key,
+        "coordinate_system": frame.coordinate_system,
+        "level": plan.level,
+        "um_per_px": plan.um_per_px,
+        "um_source": frame.um_source,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Reduce to what anndata stores: numbers, text, nested dicts and flat lists of one type."""
+    if isinstance(value, dict):
+        return {str(key).replace("/", "_"): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

@@ -1,0 +1,58 @@
+"""What ``setup_spatialdata`` was told, remembered beside the object and never inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from spatialdata import SpatialData
+
+from rankbygene.data import SpatialSetup
+from rankbygene.data._samples import check_sdata
+from rankbygene.errors import InputValueError
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    SpatialDatas: TypeAlias = SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]
+
+# Keyed by identity and weak: the user's object gets no extra key, and is freed when the user drops it.
+_SETUPS: WeakKeyDictionary[SpatialData, SpatialSetup] = WeakKeyDictionary()
+
+
+def each_sdata(sdata: SpatialDatas) -> list[SpatialData]:
+    """List the objects in ``sdata``, which may be one, a sequence or a mapping of them."""
+    if isinstance(sdata, Mapping):
+        items = list(sdata.values())
+    elif isinstance(sdata, Sequence) and not isinstance(sdata, str):
+        items = list(sdata)
+    else:
+        items = [sdata]
+    for item in items:
+        check_sdata(item)
+    return items
+
+
+def remember_setup(sdata: SpatialDatas, setup: SpatialSetup) -> None:
+    """Register ``setup`` for every object in ``sdata``."""
+    for item in each_sdata(sdata):
+        _SETUPS[item] = setup
+
+
+def recall_setup(sdata: SpatialData, *, default: SpatialSetup | None = None) -> SpatialSetup:
+    """Return what was registered for ``sdata``, or ``default``.
+
+    Raises
+    ------
+    InputValueError
+        Nothing was registered and there is no default.
+    """
+    setup = _SETUPS.get(sdata, default)
+    if setup is None:
+        msg = (
+            "this SpatialData object has not been set up; call "
+            "`Model.setup_spatialdata(sdata, table_key=..., ...)` first, or use `rankbygene.model.fit`"
+        )
+        raise InputValueError(msg)
+    return setup

@@ -1,0 +1,136 @@
+"""What a model holds, and what a method has to say to become one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rankbygene.data import TileBank, plan_tiles, resolve_slides
+from rankbygene.errors import InputValueError, NotTrainedError, Problems
+from rankbygene.model._setup import recall_setup
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.data import Normalization, SpatialSetup, SpotFrame
+    from rankbygene.model._setup import SpatialDatas
+    from rankbygene.nn import BackboneSpec
+
+
+class ModelState(ABC):
+    """State and hooks that set-up, results and files share."""
+
+    method: ClassVar[str]
+
+    seed: int
+    setup: SpatialSetup
+    frames: dict[str, SpotFrame]  # empty when loaded without data
+    backbone: BackboneSpec
+    tile_um: float
+    tile_px: int
+    normalization: Normalization
+    panel_method: str
+    genes: list[str]
+    module_kwargs: dict[str, Any]
+    module: Any
+    split_note: str
+    split_labels: pd.Series[str]  # label of every spot of the model's own data, by spot id
+    is_trained_: bool
+    history_: dict[str, pd.DataFrame] | None
+    training_params: dict[str, Any]
+    validation_pearson: pd.Series[float]  # per gene of the panel
+    _tiles: TileBank | None
+
+    @abstractmethod
+    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+        """Train the model."""
+
+    @abstractmethod
+    def _build_module(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Build the torch module around an image backbone, by ``module_kwargs``."""
+
+    @abstractmethod
+    def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map uint8 images ``[B, 3, px, px]`` to ``latent`` and ``expression``."""
+
+    @abstractmethod
+    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+        """Map expression ``[B, n_genes]`` to the gene branch's representation."""
+
+    @property
+    def history(self) -> dict[str, pd.DataFrame] | None:
+        """Losses and scores per epoch, one DataFrame each; None before training."""
+        return self.history_
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        device: torch.device = next(self.module.parameters()).device
+        return device
+
+    def to_device(self, device: str | torch.device) -> None:
+        """Move the network to ``device``."""
+        self.module.to(device)
+
+    @property
+    def tiles(self) -> TileBank:
+        """Tiles of the model's own slides, cut on first use and kept until :meth:`release`."""
+        if self._tiles is None:
+            self._tiles = TileBank.build(self.frames, tile_um=self.tile_um, tile_px=self.tile_px)
+        return self._tiles
+
+    def release(self) -> None:
+        """Free the tiles and the trainer; the tiles are cut again when they are needed."""
+        self._tiles = None
+        self.trainer: Any = None
+
+    def _start_untrained(self) -> None:
+        self.is_trained_ = False
+        self.history_ = None
+        self.training_params = {}
+        self.validation_pearson = pd.Series(np.nan, index=self.genes, name="pearson")
+        self.release()
+
+    def _check_trained(self) -> None:
+        if not self.is_trained_:
+            msg = f"this {type(self).__name__} has not been trained; call `model.train()` first"
+            raise NotTrainedError(msg)
+
+    def _check_tiles(self, frames: Mapping[str, SpotFrame]) -> None:
+        problems = Problems()
+        for frame in frames.values():
+            with problems.collect():
+                plan_tiles(frame, tile_um=self.tile_um, tile_px=self.tile_px)
+        problems.raise_if_any()
+
+    def _frames_of(self, sdata: SpatialDatas | None, *, counts: bool) -> dict[str, SpotFrame]:
+        """Frames of new data, or of the model's own data when none is given."""
+        if sdata is None:
+            if not self.frames:
+                msg = "this model was loaded without data; pass `sdata=...`"
+                raise InputValueError(msg)
+            return self.frames
+        frames = resolve_slides(
+            sdata, lambda item: recall_setup(item, default=self.setup), counts=counts
+        )
+        self._check_tiles(frames)
+        return frames
+
+
+def spot_ids(frame: SpotFrame) -> NDArray[np.uint64]:
+    """Identify spots across sessions by slide, name and position.
+
+    Barcodes repeat from slide to slide, so that a name alone would take a new slide's spot for
+    one the model has trained on.
+    """
+    texts = [
+        f"{frame.slide}|{name}|{x:.2f}|{y:.2f}"
+        for name, (x, y) in zip(frame.obs_names, frame.centers, strict=True)
+    ]
+    ids: NDArray[np.uint64] = pd.util.hash_array(np.array(texts, object), categorize=False)
+    return ids

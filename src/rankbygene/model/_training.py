@@ -1,0 +1,115 @@
+"""Training with scvi-tools' runner: one Lightning fit, history in memory, seeds kept apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rankbygene.data import ExpressionBank, SpatialDataModule
+from rankbygene.metrics import pearson
+from rankbygene.model._inference import default_precision
+from rankbygene.model._random import forked_rng
+from rankbygene.train import BestWeights, FiniteLoss
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from numpy.typing import NDArray
+
+    from rankbygene.model._base import BaseSpatialModel
+
+
+def default_max_epochs(n_train: int) -> int:
+    """Choose the number of epochs so that about 50,000 tiles are seen, between 10 and 100 epochs."""
+    return int(np.clip(round(50_000 / n_train), 10, 100))
+
+
+def standardisation(
+    bank: ExpressionBank, rows: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation per gene over the training spots on whose slide it was measured."""
+    slides = bank.slide_of_row[rows]
+    total, mean, square = (np.zeros(bank.values.shape[1]) for _ in range(3))
+    for slide in np.unique(slides):
+        values = bank.values[rows[slides == slide]].astype(np.float64)
+        measured = bank.measured[slide]
+        total += measured * len(values)
+        mean += measured * values.sum(0)
+        square += measured * (values**2).sum(0)
+    mean /= np.maximum(total, 1)
+    std = np.sqrt(np.maximum(square / np.maximum(total, 1) - mean**2, 0))
+    # A gene that never varies keeps its scale: dividing by (nearly) nothing would make noise of it.
+    std[std < 1e-6] = 1.0
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def run_training(
+    model: BaseSpatialModel,
+    plan: pl.LightningModule,
+    datamodule: SpatialDataModule,
+    *,
+    max_epochs: int,
+    accelerator: str,
+    devices: int | list[int] | str,
+    precision: str,
+    early_stopping: bool,
+    early_stopping_patience: int,
+    monitor: str,
+    logger: pl.loggers.Logger | None,
+    callbacks: Sequence[pl.Callback],
+    **trainer_kwargs: Any,
+) -> None:
+    """Fit ``plan`` and leave the best weights, the history and the device in ``model``."""
+    from scvi.model._utils import parse_device_args
+    from scvi.train import TrainRunner
+    from scvi.train._logger import SimpleLogger
+
+    validated = datamodule.n_val > 0
+    if precision == "auto":
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+        precision = default_precision(device)
+    own: list[pl.Callback] = [FiniteLoss()]
+    if validated:
+        own.append(BestWeights(monitor=monitor))
+    with forked_rng(model.seed), warnings.catch_warnings():
+        # The bank is in memory: workers would copy it, so that none is right here.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        runner = TrainRunner(
+            model,
+            training_plan=plan,
+            data_splitter=datamodule,
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+            early_stopping=early_stopping and validated,
+            early_stopping_monitor=monitor,
+            early_stopping_patience=early_stopping_patience,
+            check_val_every_n_epoch=1,
+            benchmark=False,
+            logger=None if logger is None else [SimpleLogger(), logger],
+            callbacks=[*own, *callbacks],
+            **trainer_kwargs,
+        )
+        runner()
+
+
+def validation_pearson(
+    model: BaseSpatialModel, bank: ExpressionBank, rows: NDArray[np.intp]
+) -> pd.Series[float]:
+    """Pearson correlation per gene on the validation spots: within each slide, then the mean."""
+    if not len(rows):
+        return pd.Series(np.nan, index=model.genes, name="pearson")
+    slides = bank.slide_of_row[rows]
+    predicted = np.empty((len(rows), len(model.genes)), np.float32)
+    names = list(model.frames)
+    for slide in np.unique(slides):
+        frame = model.frames[names[slide]]
+        own = slides == slide
+        inside = rows[own] - model.tiles.slices[frame.slide].start
+        predicted[own] = model._run(frame, inside)["expression"]
+    truth = np.where(bank.measured[slides], bank.values[rows], np.nan)
+    return pd.Series(pearson(truth, predicted, groups=slides), index=model.genes, name="pearson")

@@ -1,0 +1,182 @@
+"""The networks of RankByGene: two image branches and a gene encoder; no data, no optimiser."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import nn
+
+from rankbygene.errors import InputValueError
+from rankbygene.nn import ExpressionMLP, ResidualMLP, orientations
+
+__all__ = ["ImageBranch", "RankByGeneModule"]
+
+Network = Literal["student", "teacher"]
+
+
+class ImageBranch(nn.Module):
+    """Image encoder with its heads.
+
+    Attributes
+    ----------
+    backbone
+        ``[B, 3, H, W]`` to features ``[B, n_features]``.
+    projection
+        Features to the space shared with genes, ``[B, n_latent]``.
+    predictor
+        Features to standardised expression ``[B, n_genes]``.
+    """
+
+    def __init__(self, backbone: nn.Module, projection: nn.Module, predictor: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.predictor = predictor
+
+
+class RankByGeneModule(nn.Module):
+    """Student, teacher and gene encoder.
+
+    Parameters
+    ----------
+    backbone
+        Image encoder, ``[B, 3, H, W]`` to ``[B, n_features]``.
+    n_features
+        Width of its features.
+    n_genes
+        Size of the panel.
+    n_latent
+        Width of the space shared by images and genes; ``n_features`` by default.
+    head
+        ``"joint"``: a linear predictor, trained with the encoders. ``"frozen"``: the perceptron
+        of the paper, to be trained on finished features.
+    n_hidden, dropout
+        Of the frozen head.
+    pixel_mean, pixel_std
+        Channel statistics that the backbone expects, on the scale [0, 1].
+
+    References
+    ----------
+    Fig. 2 of :cite:p:`huang2024rankbygene`. The teacher starts as a copy of the whole student,
+    heads included: a head of its own would leave the two unaligned for most of the training.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        n_features: int,
+        n_genes: int,
+        n_latent: int | None = None,
+        head: Literal["joint", "frozen"] = "joint",
+        n_hidden: int = 1024,
+        dropout: float = 0.1,
+        pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
+        pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        if head not in ("joint", "frozen"):
+            msg = f"head={head!r} is not known; choose 'joint' or 'frozen'"
+            raise InputValueError(msg)
+        n_latent = n_features if n_latent is None else n_latent
+        predictor: nn.Module = (
+            nn.Linear(n_features, n_genes)
+            if head == "joint"
+            else ExpressionMLP(n_features, n_genes, n_hidden, dropout)
+        )
+        self.head = head
+        self.n_genes = n_genes
+        self.student = ImageBranch(backbone, ResidualMLP(n_features, n_latent), predictor)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.gene_encoder = ResidualMLP(n_genes, n_latent)
+        self.register_buffer("expression_mean", torch.zeros(n_genes))
+        self.register_buffer("expression_std", torch.ones(n_genes))
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1))
+        self.expression_mean: torch.Tensor
+        self.expression_std: torch.Tensor
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+
+    def train(self, mode: bool = True) -> RankByGeneModule:
+        """Switch to training or evaluation; the teacher always evaluates."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def branch(self, network: Network) -> ImageBranch:
+        """Return the student or the teacher."""
+        return self.student if network == "student" else self.teacher
+
+    def set_expression_stats(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Store mean and standard deviation ``[n_genes]`` of the training spots."""
+        self.expression_mean.copy_(mean)
+        self.expression_std.copy_(std)
+
+    def standardize(self, expression: torch.Tensor) -> torch.Tensor:
+        """Centre and scale expression ``[B, n_genes]`` by the training statistics."""
+        return (expression - self.expression_mean) / self.expression_std
+
+    def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scale images, uint8 or float in [0, 1], to what the backbone expects."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.pixel_mean.dtype) / 255
+        images = (images - self.pixel_mean) / self.pixel_std
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def image_features(self, images: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
+        """Encode images ``[B, 3, H, W]``, uint8 or float in [0, 1], to ``[B, n_features]``."""
+        features: torch.Tensor = self.branch(network).backbone(self.normalize_images(images))
+        return features
+
+    def project(self, features: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
+        """Map features to the shared space ``[B, n_latent]``."""
+        projected: torch.Tensor = self.branch(network).projection(features)
+        return projected
+
+    def gene_features(
+        self, expression: torch.Tensor, measured: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map expression ``[B, n_genes]`` on the training scale to the shared space.
+
+        A gene that was not measured (``measured`` ``[B, n_genes]`` False) enters as its training
+        mean, which says nothing, and not as a zero, which would say that it is silent.
+        """
+        values = self.standardize(expression)
+        if measured is not None:
+            values = values * measured
+        latent: torch.Tensor = self.gene_encoder(values)
+        return latent
+
+    def predict_from_features(
+        self, features: torch.Tensor, network: Network = "teacher"
+    ) -> torch.Tensor:
+        """Predict expression ``[B, n_genes]`` on the training scale."""
+        standardized: torch.Tensor = self.branch(network).predictor(features)
+        return standardized * self.expression_std + self.expression_mean
+
+    def represent(
+        self, images: torch.Tensor, *, views: int = 8, network: Network = "teacher"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Represent and predict, each averaged over orientations of the images.
+
+        Parameters
+        ----------
+        images
+            ``[B, 3, H, W]``, uint8 or float in [0, 1].
+        views
+            How many of the eight orientations; the first is the image as it is.
+
+        Returns
+        -------
+        Features ``[B, n_features]`` and expression ``[B, n_genes]`` on the training scale.
+        """
+        features, expression = [], []
+        for view in islice(orientations(images), views):
+            features.append(self.image_features(view, network).float())
+            expression.append(self.predict_from_features(features[-1], network).float())
+        return torch.stack(features).mean(0), torch.stack(expression).mean(0)

@@ -1,0 +1,73 @@
+"""Small networks that sit on top of features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["ExpressionMLP", "ResidualMLP"]
+
+
+class ResidualMLP(nn.Module):
+    """Projection into the shared space: ``p = W1 x``, then ``LayerNorm(p + W2 GELU(p))``.
+
+    Maps ``[B, n_in]`` to ``[B, n_out]``. Image heads and the gene encoder of
+    :cite:p:`huang2024rankbygene` have this form.
+    """
+
+    def __init__(self, n_in: int, n_out: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.projection = nn.Linear(n_in, n_out)
+        self.residual = nn.Linear(n_out, n_out)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(n_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        projected = self.projection(x)
+        normed: torch.Tensor = self.norm(projected + self.dropout(self.residual(F.gelu(projected))))
+        return normed
+
+
+class Standardize(nn.Module):
+    """Centre and scale features ``[B, n]`` by the statistics given to :meth:`fit`."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("std", torch.ones(n))
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+
+    def fit(self, features: torch.Tensor) -> None:
+        """Take mean and standard deviation from ``features``; a constant feature keeps its scale."""
+        std = features.std(0)
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.std
+
+
+class ExpressionMLP(nn.Module):
+    """Perceptron with two hidden layers: features ``[B, n_in]`` to expression ``[B, n_genes]``.
+
+    The downstream predictor of :cite:p:`huang2024rankbygene`, on standardised features.
+    """
+
+    def __init__(self, n_in: int, n_genes: int, n_hidden: int = 1024, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.scale = Standardize(n_in)
+        self.layers = nn.Sequential(
+            nn.Linear(n_in, n_hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(n_hidden, n_hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(n_hidden, n_genes),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        predicted: torch.Tensor = self.layers(self.scale(x))
+        return predicted

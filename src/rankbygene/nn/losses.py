@@ -1,0 +1,184 @@
+"""Losses of gene-guided image representations.
+
+Notation: a batch of ``N`` spots, ``S`` a matrix of similarities ``[N, N]`` within one modality.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from rankbygene.errors import InputValueError
+
+__all__ = ["info_nce", "ranking_consistency", "similarity"]
+
+RankingVariant = Literal["paper", "released"]
+
+
+def info_nce(
+    query: torch.Tensor, key: torch.Tensor, temperature: float = 0.1, symmetric: bool = False
+) -> torch.Tensor:
+    r"""Contrast matching rows of two matrices against all others.
+
+    .. math::
+        L = -\frac1N \sum_p \log
+        \frac{\exp(\cos(q_p, k_p)/\tau)}{\sum_r \exp(\cos(q_p, k_r)/\tau)}
+
+    Parameters
+    ----------
+    query, key
+        ``[N, D]``; row ``p`` of one belongs to row ``p`` of the other.
+    temperature
+        :math:`\tau`.
+    symmetric
+        Average with the loss in which the roles are exchanged.
+
+    Returns
+    -------
+    Scalar, the mean over rows.
+
+    Raises
+    ------
+    InputValueError
+        The shapes differ.
+
+    References
+    ----------
+    :cite:p:`oord2018cpc`; query image and keys genes in :cite:p:`huang2024rankbygene`.
+    """
+    _check_same_shape(query, key, "query", "key")
+    logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
+    labels = torch.arange(len(logits), device=logits.device)
+    loss = F.cross_entropy(logits, labels)
+    return (loss + F.cross_entropy(logits.T, labels)) / 2 if symmetric else loss
+
+
+def similarity(
+    features: torch.Tensor, kind: Literal["cosine", "softmax"] = "cosine", temperature: float = 1.0
+) -> torch.Tensor:
+    """Similarity of every pair of rows.
+
+    Parameters
+    ----------
+    features
+        ``[N, D]``.
+    kind
+        ``"cosine"``, or ``"softmax"``: cosine through a softmax over each row. The softmax keeps
+        the order within a row but shrinks every gap by about ``1/N``, and with it the gradient of
+        the ranking loss.
+    temperature
+        Of the softmax.
+
+    Returns
+    -------
+    ``[N, N]``.
+    """
+    unit = F.normalize(features, dim=1)
+    cosine = unit @ unit.T
+    return cosine if kind == "cosine" else F.softmax(cosine / temperature, dim=1)
+
+
+def ranking_consistency(
+    image_similarity: torch.Tensor,
+    gene_similarity: torch.Tensor,
+    n_shifts: int | None = 1,
+    variant: RankingVariant = "paper",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    r"""Penalise pairs whose order by image contradicts, or is fainter than, their order by genes.
+
+    For an anchor ``p`` and two other spots ``q``, ``r`` with gaps
+    :math:`\Delta^G = S^G_{pq} - S^G_{pr}` and :math:`\Delta^I = S^I_{pq} - S^I_{pr}`:
+
+    .. math::
+        \ell(p,q,r) = \max(0, |\Delta^G| - \mathrm{sign}(\Delta^G)\,\Delta^I)
+
+    averaged over triplets of three different spots. It is 0 exactly where the image gap has the
+    sign of the gene gap and is at least as large.
+
+    Parameters
+    ----------
+    image_similarity, gene_similarity
+        ``[N, N]``, rows are anchors. Detach the gene side to let genes lead.
+    n_shifts
+        Number of triplets per anchor and spot: one random order of the spots is compared with
+        itself shifted by 1, ..., ``n_shifts``. Time grows with ``n_shifts * N**2``. None takes
+        all ``N - 1`` shifts, which are all triplets.
+    variant
+        ``"paper"``, or ``"released"``: the form of the authors' code, for comparison. That form
+        exchanges the two modalities, so that the order by image never matters; it permutes
+        anchors instead of spots, compares across anchors at the end of each row, and sums over
+        spots where the paper's form averages.
+    generator
+        Source of the random order; by default torch's global one.
+
+    Returns
+    -------
+    Scalar.
+
+    Raises
+    ------
+    InputValueError
+        The matrices are not square, differ in shape or hold fewer than three spots; or
+        ``n_shifts`` is not between 1 and ``N - 1``.
+
+    References
+    ----------
+    Reconstructed from Fig. 3 of :cite:p:`huang2024rankbygene`.
+    """
+    _check_same_shape(image_similarity, gene_similarity, "image_similarity", "gene_similarity")
+    n = len(image_similarity)
+    if image_similarity.shape != (n, n) or n < 3:
+        msg = f"similarities must be [N, N] with N >= 3, found {tuple(image_similarity.shape)}"
+        raise InputValueError(msg)
+    shifts = n - 1 if n_shifts is None else n_shifts
+    if not 1 <= shifts < n:
+        msg = f"n_shifts is {n_shifts}; between 1 and N - 1 = {n - 1}, or None for all"
+        raise InputValueError(msg)
+    order = torch.randperm(n, generator=generator, device=_device_of(generator, image_similarity))
+    order = order.to(image_similarity.device)
+    if variant == "released":
+        return _released(image_similarity[order], gene_similarity[order], shifts)
+    if variant != "paper":
+        msg = f"variant={variant!r} is not known; choose 'paper' or 'released'"
+        raise InputValueError(msg)
+    return _hinge_over_shifts(image_similarity, gene_similarity, order, shifts)
+
+
+def _hinge_over_shifts(
+    image: torch.Tensor, gene: torch.Tensor, order: torch.Tensor, shifts: int
+) -> torch.Tensor:
+    image, gene = image[:, order], gene[:, order]
+    anchor = torch.arange(len(image), device=image.device)[:, None]
+    total = image.new_zeros(())
+    n_triplets = image.new_zeros(())
+    for shift in range(1, shifts + 1):
+        gene_gap = gene - gene.roll(-shift, dims=1)
+        image_gap = image - image.roll(-shift, dims=1)
+        hinge = F.relu(gene_gap.abs() - gene_gap.sign() * image_gap)
+        # An anchor's similarity to itself is 1 by definition and says nothing of its neighbours.
+        valid = (order != anchor) & (order.roll(-shift) != anchor)
+        total = total + (hinge * valid).sum()
+        n_triplets = n_triplets + valid.sum()
+    return total / n_triplets
+
+
+def _released(image: torch.Tensor, gene: torch.Tensor, shifts: int) -> torch.Tensor:
+    total = image.new_zeros(())
+    for shift in range(1, shifts + 1):
+        gene_gap = gene - gene.roll(-shift)
+        image_gap = image - image.roll(-shift)
+        total = total + F.relu(image_gap.abs() - gene_gap.abs()).sum()
+    return total / (shifts * len(image))
+
+
+def _device_of(generator: torch.Generator | None, like: torch.Tensor) -> torch.device:
+    return like.device if generator is None else generator.device
+
+
+def _check_same_shape(a: torch.Tensor, b: torch.Tensor, name_a: str, name_b: str) -> None:
+    if a.shape != b.shape:
+        msg = f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} must have the same shape"
+        raise InputValueError(msg)

@@ -1,0 +1,210 @@
+"""Held-out scores of a trained model, with baselines fitted on the same training spots."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from rankbygene.data import expression_matrix
+from rankbygene.errors import InputValueError
+from rankbygene.metrics import mae, mse, pearson
+from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._state import spot_ids
+from rankbygene.tl._baselines import (
+    BaselineName,
+    Extractor,
+    MeanPredictor,
+    RidgePredictor,
+    color_statistics,
+    starting_backbone,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.data import SpotFrame
+    from rankbygene.model._base import BaseSpatialModel
+    from rankbygene.model._setup import SpatialDatas
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of a model and of the baselines beside it.
+
+    Attributes
+    ----------
+    summary
+        One row per method: ``pearson`` (per gene within each slide, mean over slides, mean over
+        genes), ``mse`` and ``mae`` on the training scale, ``n_genes`` with a defined Pearson.
+    per_gene
+        Long table with ``method``, ``gene``, ``pearson``, ``mse``, ``mae``.
+    n_spots
+        Number of scored spots per slide.
+    """
+
+    summary: pd.DataFrame
+    per_gene: pd.DataFrame
+    n_spots: dict[str, int]
+
+
+def evaluate(
+    model: BaseSpatialModel,
+    sdata: SpatialDatas,
+    *,
+    baselines: Sequence[BaselineName] = ("mean", "color", "backbone"),
+) -> Evaluation:
+    """Score a trained model on slides that it has not seen.
+
+    Parameters
+    ----------
+    model
+        A trained model that still has its training data.
+    sdata
+        Held-out slides with counts.
+    baselines
+        ``"mean"``: the training mean of each gene. ``"color"``: ridge on colour statistics of the
+        tile. ``"backbone"``: ridge on the image encoder as it was before training. All are fitted
+        on every spot that the model trained or validated on.
+
+    Returns
+    -------
+    Scores per method and per gene.
+
+    Raises
+    ------
+    InputValueError
+        A spot to be scored was used in training, or the model has no training data.
+    """
+    model._check_trained()
+    seen = model._frames_of(None, counts=True)
+    frames = model._frames_of(sdata, counts=True)
+    _check_unseen(model, frames)
+    extractors = _extractors(model, baselines)
+    truth = _targets(model, frames)
+    _warn_missing(truth, model.genes)
+    used = {
+        name: np.flatnonzero(np.isin(model.split.labels[name], ["train", "validation"]))
+        for name in seen
+    }
+    targets = np.concatenate([values[used[name]] for name, values in _targets(model, seen).items()])
+    train = _features(model, seen, extractors, used)
+    test = _features(model, frames, extractors, None)
+    predictions = {
+        model.method: np.concatenate([model._run(frame)["expression"] for frame in frames.values()])
+    }
+    for name in baselines:
+        predictor = MeanPredictor() if name == "mean" else RidgePredictor()
+        predictions[name] = predictor.fit(train[name], targets).predict(test[name])
+    groups = np.repeat(np.arange(len(frames)), [frame.n_obs for frame in frames.values()])
+    per_gene = score_genes(np.concatenate(list(truth.values())), predictions, groups, model.genes)
+    return Evaluation(
+        summary=summarise(per_gene),
+        per_gene=per_gene,
+        n_spots={name: frame.n_obs for name, frame in frames.items()},
+    )
+
+
+def score_genes(
+    truth: NDArray[np.float32],
+    predictions: Mapping[str, NDArray[np.float32]],
+    groups: NDArray[np.intp],
+    genes: Sequence[str],
+) -> pd.DataFrame:
+    """Score each method per gene, within groups and then over them."""
+    tables = [
+        pd.DataFrame(
+            {
+                "method": name,
+                "gene": list(genes),
+                "pearson": pearson(truth, predicted, groups=groups),
+                "mse": mse(truth, predicted),
+                "mae": mae(truth, predicted),
+            }
+        )
+        for name, predicted in predictions.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def summarise(per_gene: pd.DataFrame) -> pd.DataFrame:
+    """Mean of each score over genes, one row per method, in the order of the methods."""
+    grouped = per_gene.groupby("method", sort=False)
+    summary = grouped[["pearson", "mse", "mae"]].mean()
+    summary["n_genes"] = grouped["pearson"].count()
+    return summary
+
+
+def _check_unseen(model: BaseSpatialModel, frames: Mapping[str, SpotFrame]) -> None:
+    trained = model.split_labels.index[model.split_labels.isin(["train", "validation"])]
+    for name, frame in frames.items():
+        n_seen = int(np.isin(spot_ids(frame), trained).sum())
+        if n_seen:
+            msg = (
+                f"{n_seen} of {frame.n_obs} spots of slide {name!r} were used in training, so their "
+                "score would say nothing; pass slides that the model has not seen"
+            )
+            raise InputValueError(msg)
+
+
+def _extractors(model: BaseSpatialModel, baselines: Sequence[BaselineName]) -> dict[str, Extractor]:
+    known: dict[str, Extractor] = {}
+    for name in baselines:
+        if name == "backbone":
+            known[name] = starting_backbone(model)
+        elif name in ("color", "mean"):
+            known[name] = color_statistics
+        else:
+            msg = f"baseline {name!r} is not known; choose from 'mean', 'color', 'backbone'"
+            raise InputValueError(msg)
+    return known
+
+
+def _features(
+    model: BaseSpatialModel,
+    frames: Mapping[str, SpotFrame],
+    extractors: Mapping[str, Extractor],
+    rows: Mapping[str, NDArray[np.intp]] | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Read every tile once and describe it in each way."""
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in extractors}
+    for slide, frame in frames.items():
+        chosen = np.arange(frame.n_obs) if rows is None else rows[slide]
+        if not len(chosen):
+            continue
+        values = run_over_tiles(
+            lambda images: {name: extract(images) for name, extract in extractors.items()},
+            model._stream(frame, chosen),
+            len(chosen),
+            device=model.device,
+            batch_size=64,
+        )
+        for name in extractors:
+            parts[name].append(values[name])
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _targets(
+    model: BaseSpatialModel, frames: Mapping[str, SpotFrame]
+) -> dict[str, NDArray[np.float32]]:
+    """Measured expression on the training scale, NaN for genes that a slide lacks."""
+    targets = {}
+    for name, frame in frames.items():
+        values, measured = expression_matrix(frame, model.genes, model.normalization)
+        targets[name] = np.where(measured, values, np.float32(np.nan))
+    return targets
+
+
+def _warn_missing(truth: Mapping[str, NDArray[np.float32]], genes: Sequence[str]) -> None:
+    for name, values in truth.items():
+        missing = [genes[i] for i in np.flatnonzero(np.isnan(values).all(0)).tolist()]
+        if missing:
+            text = (
+                f"slide {name!r} lacks {len(missing)} of the {len(genes)} genes of the panel "
+                f"({', '.join(missing[:5])}); they are not scored there"
+            )
+            warnings.warn(text, UserWarning, stacklevel=3)

@@ -1,0 +1,35 @@
+"""The teacher: an exponential moving average of the student."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+__all__ = ["momentum_schedule", "update_teacher"]
+
+
+def momentum_schedule(step: int, n_steps: int, start: float = 0.996, end: float = 1.0) -> float:
+    r"""Momentum that rises from ``start`` to ``end`` along a cosine.
+
+    .. math:: m(s) = m_1 - (m_1 - m_0)\,\frac{\cos(\pi s / (S - 1)) + 1}{2}
+
+    A schedule of a single step, and every step past the last, is at ``end``.
+    """
+    if n_steps <= 1 or step >= n_steps - 1:
+        return end
+    return end - (end - start) * (math.cos(math.pi * step / (n_steps - 1)) + 1) / 2
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    r"""Move the teacher towards the student: :math:`\theta_t \leftarrow m\theta_t + (1-m)\theta_s`.
+
+    Buffers (the running statistics of batch normalisation) are copied: an average of weights
+    needs the statistics of its inputs, not of its start.
+    """
+    for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
+        theirs.lerp_(ours, 1 - momentum)
+    for theirs, ours in zip(teacher.buffers(), student.buffers(), strict=True):
+        theirs.copy_(ours)

@@ -1,0 +1,107 @@
+"""Augmentation of whole batches on the device they are on.
+
+Images are float ``[B, 3, H, W]`` in [0, 1] with ``H == W``. Every random choice is per image and
+drawn from a generator on the CPU, so that nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["color_jitter", "random_orientation", "strong_view", "weak_view"]
+
+# Weights of the luma of ITU-R BT.601.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def random_orientation(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Put every image into one of its eight orientations, all equally likely."""
+    images = torch.where(_coin(images, 0.5, generator), images.flip(-1), images)
+    images = torch.where(_coin(images, 0.5, generator), images.flip(-2), images)
+    return torch.where(_coin(images, 0.5, generator), images.transpose(-1, -2), images)
+
+
+def weak_view(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the teacher's view: a random orientation."""
+    return random_orientation(images, generator)
+
+
+def strong_view(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    jitter: float = 0.8,
+    grayscale: float = 0.2,
+) -> torch.Tensor:
+    """Return the student's view: random orientation, colour jitter, sometimes no colour.
+
+    Parameters
+    ----------
+    images
+        float ``[B, 3, H, W]`` in [0, 1].
+    generator
+        Source of every random choice.
+    jitter, grayscale
+        Probability of colour jitter and of losing colour.
+
+    References
+    ----------
+    Strengths (brightness, contrast, saturation 0.2, hue 0.1) after the released code of
+    :cite:p:`huang2024rankbygene`.
+    """
+    images = random_orientation(images, generator)
+    jittered = color_jitter(images, generator)
+    images = torch.where(_coin(images, jitter, generator), jittered, images)
+    gray = _luma(images).expand_as(images)
+    return torch.where(_coin(images, grayscale, generator), gray, images)
+
+
+def color_jitter(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+) -> torch.Tensor:
+    """Vary brightness, contrast, saturation and hue of each image independently.
+
+    Strengths are the largest relative change; that of ``hue`` is a share of the full circle.
+    """
+    images = (images * _factor(images, brightness, generator)).clamp(0, 1)
+    mean = _luma(images).mean((-1, -2), keepdim=True)
+    images = mean + (images - mean) * _factor(images, contrast, generator)
+    images = images.clamp(0, 1)
+    luma = _luma(images)
+    images = luma + (images - luma) * _factor(images, saturation, generator)
+    return _turn_hue(images, hue, generator).clamp(0, 1)
+
+
+def _turn_hue(images: torch.Tensor, hue: float, generator: torch.Generator) -> torch.Tensor:
+    """Rotate colours about the grey axis, a linear stand-in for a shift of hue."""
+    angle = 2 * torch.pi * (_uniform(len(images), generator) * 2 - 1) * hue
+    cos, sin = angle.cos(), angle.sin()
+    third, root = (1 - cos) / 3, sin / 3**0.5
+    a, b, c = cos + third, third - root, third + root
+    matrix = torch.stack([a, b, c, c, a, b, b, c, a], 1).view(-1, 3, 3).to(images)
+    return torch.einsum("bij,bjhw->bihw", matrix, images)
+
+
+def _factor(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
+    factor = 1 + strength * (_uniform(len(images), generator) * 2 - 1)
+    return factor.view(-1, 1, 1, 1).to(images, non_blocking=True)
+
+
+def _coin(images: torch.Tensor, p: float, generator: torch.Generator) -> torch.Tensor:
+    chosen = _uniform(len(images), generator) < p
+    return chosen.view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+
+
+def _uniform(n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.rand(n, generator=generator, device=generator.device)
+
+
+def _luma(images: torch.Tensor) -> torch.Tensor:
+    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+    return torch.einsum("c,bchw->bhw", weights, images)[:, None]
