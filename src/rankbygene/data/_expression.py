@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from rankbygene.data._neighbors import neighbour_graph, smoothing_operator
-from rankbygene.data._panel import first_names, gene_columns, panel_counts, row_blocks
-from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.data._panel import check_measured, gene_columns, panel_counts, row_blocks
+from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -225,7 +225,8 @@ class ExpressionBank:
         chosen = Normalization() if normalization is None else normalization
         parts = [expression_matrix(frame, genes, chosen) for frame in frames.values()]
         measured = np.stack([mask for _, mask in parts])
-        _report_missing(list(genes), list(frames), measured)
+        check_measured(genes, measured)
+        _report_missing(len(genes), list(frames), measured)
         sizes = [len(values) for values, _ in parts]
         return cls(
             values=np.concatenate([values for values, _ in parts]),
@@ -249,19 +250,14 @@ def smoother(frame: SpotFrame, normalization: Normalization) -> sparse.csr_array
     return smoothing_operator(graph)
 
 
-def _report_missing(genes: list[str], slides: list[str], measured: NDArray[np.bool_]) -> None:
-    absent = [genes[i] for i in np.flatnonzero(~measured.any(axis=0))]
-    if absent:
-        msg = f"{len(absent)} of {len(genes)} genes are on no slide (first: {first_names(absent)})"
-        raise InputKeyError(msg)
-    for i, slide in enumerate(slides):
-        n_missing = np.count_nonzero(~measured[i])
+def _report_missing(n_genes: int, slides: list[str], measured: NDArray[np.bool_]) -> None:
+    for slide, n_missing in zip(slides, (~measured).sum(axis=1).tolist(), strict=True):
         if n_missing:
             logger.warning(
                 "slide %r lacks %d of the %d genes; they are masked out on it",
                 slide,
                 n_missing,
-                len(genes),
+                n_genes,
             )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rankbygene.data._frame import SpotFrame
 
-__all__ = ["first_names", "gene_columns", "panel_counts", "row_blocks"]
+__all__ = ["check_measured", "first_names", "gene_columns", "panel_counts", "row_blocks"]
 
 _ROWS_AT_ONCE = 4096
 
@@ -110,6 +110,30 @@ def gene_columns(frame: SpotFrame, genes: Sequence[str]) -> NDArray[np.intp]:
         )
         raise InputKeyError(msg)
     return columns
+
+
+def check_measured(genes: Sequence[str], measured: NDArray[np.bool_]) -> None:
+    """Refuse genes that no slide measures.
+
+    Parameters
+    ----------
+    genes
+        The panel.
+    measured
+        Bool ``[n_slides, n_genes]``.
+
+    Raises
+    ------
+    InputKeyError
+        If a gene is on no slide.
+    """
+    absent = [genes[int(i)] for i in np.flatnonzero(~measured.any(axis=0))]
+    if absent:
+        msg = (
+            f"{len(absent)} of {len(genes)} genes are on no slide (first: {first_names(absent)}); "
+            "check their spelling, or leave them out"
+        )
+        raise InputKeyError(msg)
 
 
 def _check_table(frame: SpotFrame) -> None:
