@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from spatialdata import SpatialData
 
-from rankbygene.data import _panel
+from rankbygene.data import _panel, resolve_slides
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -105,6 +106,31 @@ def test_every_storage_and_row_subset_equals_the_dense_formula(seed, block, data
     named = Normalization(neighbourhood="grid8")
     values, _ = expression_matrix(frame(counts, rows=rows), panel, named)
     np.testing.assert_allclose(values, np.nanmean(windows, axis=0), rtol=1e-5)
+
+
+def test_rows_stay_with_their_spots_through_resolving(build):
+    """A shuffled table of two regions: values are found by name, and stay in the table's order."""
+    grid = np.array([[x, y] for y in (20, 50, 80) for x in (30, 60, 90, 120)], dtype=float)
+    ids = [f"spot{i}" for i in range(len(grid))]
+    table = build.table({"b": ids, "a": ids})
+    truth = pd.DataFrame(
+        np.log1p(table.X.toarray() / table.X.sum(axis=1) * 1e4), table.obs_names, table.var_names
+    )
+    table = table[np.random.default_rng(0).permutation(table.n_obs)].copy()
+    circles = {name: build.circles(grid, ids) for name in ("a", "b")}
+    sdata = SpatialData(
+        {"he": build.image(build.picture())}, shapes=circles, tables={"table": table}
+    )
+    frames = resolve_slides(sdata)
+    bank = ExpressionBank.build(frames, ["gene3", "gene0"], PLAIN)
+    names = np.concatenate([frame.obs_names for frame in frames.values()])
+    assert names.tolist() != truth.index.tolist()
+    np.testing.assert_allclose(bank.values, truth.loc[names, ["gene3", "gene0"]], rtol=1e-5)
+    # spots without array indices are smoothed over the nearest in distance
+    smooth, _ = expression_matrix(frames["a"], ["gene0"], Normalization(n_neighbors=2))
+    corner = int(np.flatnonzero(frames["a"].instances == "spot0")[0])
+    near = truth.loc[[f"a_spot{i}" for i in (0, 1, 4)], "gene0"]
+    np.testing.assert_allclose(smooth[corner], near.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("store", [np.asarray, sparse.csr_matrix, sparse.csc_matrix])

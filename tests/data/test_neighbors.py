@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,3 +136,28 @@ def test_impossible_requests_are_refused():
         neighbour_graph(spots, kind="hex6")
     with pytest.raises(InputValueError, match="several spots have the same"):
         neighbour_graph(frame([[0, 0], [0, 0]], PITCH["grid8"]), kind="grid8")
+
+
+@pytest.mark.real_data
+def test_real_arrays_are_told_apart(real_data):
+    """Visium, a legacy array with adjusted positions, and a diagonal 2k array."""
+    visium = pd.read_csv(real_data / "crc16_visium/spatial/tissue_positions_list.csv", header=None)
+    legacy = pd.read_csv(next((real_data / "her2st/ST-spotfiles").glob("*C2*")), sep="\t")
+    diagonal = pd.read_csv(real_data / "stutility_mob/alignment_table_MOB1.tsv", sep="\t")
+    for table, index, position, kind, degree in [
+        (visium[visium[1] == 1], [2, 3], [5, 4], "hex6", 6),
+        (legacy, ["y", "x"], ["pixel_x", "pixel_y"], "grid8", 8),
+        (diagonal[diagonal["selected"] == 1], ["y", "x"], ["pixel_x", "pixel_y"], "checker8", 8),
+    ]:
+        spots = SimpleNamespace(
+            slide="A",
+            n_obs=len(table),
+            array_index=table[index].to_numpy().round().astype(np.int64),
+            centers=table[position].to_numpy(dtype=float),
+        )
+        assert lattice_kind(spots) == kind
+        graph = neighbour_graph(spots)
+        assert graph.sum(axis=1).max() == degree
+        left, right = graph.nonzero()
+        lengths = np.linalg.norm(spots.centers[left] - spots.centers[right], axis=1)
+        assert lengths.max() < 2.3 * lengths.min()
