@@ -214,6 +214,8 @@ def test_impossible_requests_are_refused():
         split_spots(one, buffer_um=-1)
     with pytest.raises(InputValueError, match="with 144 spots is too small for a spatial split"):
         split_spots(one, buffer_um=1e6)
+    with pytest.raises(InputValueError, match="with 1 spots is too small"):
+        split_spots({"A": slide(n_rows=1, n_columns=1)})
     with pytest.raises(InputValueError, match="1 have none"):
         split_spots(slides("a", None), by="patient")
     with pytest.raises(InputValueError, match="at least two patients, found 1"):

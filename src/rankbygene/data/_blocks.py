@@ -8,13 +8,71 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from rankbygene.data._expression import Normalization, smoother
+from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.data._frame import SpotFrame
 
-__all__ = ["buffer_between", "spatial_blocks"]
+__all__ = ["buffer_between", "hold_out_block", "spatial_blocks"]
+
+_LARGEST_SHARE = 0.5
+
+
+def hold_out_block(
+    frame: SpotFrame,
+    share: float,
+    rng: np.random.Generator,
+    *,
+    buffer_um: float | None,
+    tile_um: float,
+    normalization: Normalization,
+) -> NDArray[np.str_]:
+    """Label the spots of a slide of which one block is held out.
+
+    Parameters
+    ----------
+    frame
+        The spots of one slide.
+    share
+        Share of the spots in the block; the slide is cut into ``round(1 / share)`` blocks.
+    rng
+        Chooses the block.
+    buffer_um, tile_um, normalization
+        As in :func:`buffer_between`.
+
+    Returns
+    -------
+    ``"train"``, ``"validation"`` or ``"buffer"`` for each spot ``[n_obs]``.
+
+    Raises
+    ------
+    InputValueError
+        If the share is more than one half, or no spot is left on a side.
+    """
+    if share > _LARGEST_SHARE:
+        msg = (
+            f"validation_size is {share}; of a single slide at most {_LARGEST_SHARE} can be held "
+            "out as a block"
+        )
+        raise InputValueError(msg)
+    n_blocks = round(1 / share)
+    held = spatial_blocks(frame.centers_um, n_blocks) == rng.integers(n_blocks)
+    buffer = np.zeros_like(held)
+    if held.any():
+        buffer = buffer_between(
+            frame, held, buffer_um=buffer_um, tile_um=tile_um, normalization=normalization
+        )
+    n_train = np.count_nonzero(~held & ~buffer)
+    if not held.any() or n_train == 0:
+        msg = (
+            f"slide {frame.slide!r} with {held.size} spots is too small for a spatial split: "
+            f"{np.count_nonzero(held)} for validation, {np.count_nonzero(buffer)} in the buffer, "
+            f"{n_train} for training; pass a smaller buffer_um or validation_size=0"
+        )
+        raise InputValueError(msg)
+    return np.where(held, "validation", np.where(buffer, "buffer", "train"))
 
 
 def spatial_blocks(points: NDArray[np.float64], n_blocks: int) -> NDArray[np.intp]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from rankbygene.data._blocks import buffer_between, spatial_blocks
+from rankbygene.data._blocks import hold_out_block
 from rankbygene.data._expression import Normalization
 from rankbygene.data._panel import first_names
 from rankbygene.errors import InputKeyError, InputValueError
@@ -26,7 +26,6 @@ logger = logging.getLogger("rankbygene")
 
 Label = Literal["train", "validation", "test", "buffer"]
 SplitBy = Literal["auto", "patient", "slide", "block", "spot"]
-_LARGEST_BLOCK = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,19 +124,22 @@ def split_spots(
     if kept == "patient" or kept == "slide":
         held_out = _draw_slides(frames, kept, validation_size, seed)
         return _whole_slides(frames, held_out, kept, seed)
-    chosen = Normalization() if normalization is None else normalization
     labels = {}
     for name, frame in frames.items():
         # seeded by the slide's name, so that other slides and their order do not matter
         rng = np.random.default_rng([seed, *name.encode()])
-        if kept == "spot":
-            labels[name] = _random_spots(frame.n_obs, validation_size, rng)
-            continue
-        held = _one_block(frame, validation_size, rng)
-        buffer = buffer_between(
-            frame, held, buffer_um=buffer_um, tile_um=tile_um, normalization=chosen
+        labels[name] = (
+            hold_out_block(
+                frame,
+                validation_size,
+                rng,
+                buffer_um=buffer_um,
+                tile_um=tile_um,
+                normalization=Normalization() if normalization is None else normalization,
+            )
+            if kept == "block"
+            else _random_spots(frame.n_obs, validation_size, rng)
         )
-        labels[name] = _labels_of_slide(name, held, buffer)
     note = _note_on_parts(labels, kept)
     warnings.warn(note, UserWarning, stacklevel=2)
     return SpotSplit(labels, kept, note, seed)
@@ -241,33 +243,6 @@ def _shared_patients(frames: Mapping[str, SpotFrame], held_out: set[str]) -> lis
     outside = {frame.patient for name, frame in frames.items() if name not in held_out}
     inside = {frame.patient for name, frame in frames.items() if name in held_out}
     return sorted(patient for patient in inside & outside if patient is not None)
-
-
-def _one_block(frame: SpotFrame, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    if share > _LARGEST_BLOCK:
-        msg = (
-            f"validation_size is {share}; of a single slide at most {_LARGEST_BLOCK} can be held "
-            "out as a block"
-        )
-        raise InputValueError(msg)
-    n_blocks = round(1 / share)
-    blocks = spatial_blocks(frame.centers_um, n_blocks)
-    held: NDArray[np.bool_] = blocks == rng.integers(n_blocks)
-    return held
-
-
-def _labels_of_slide(
-    name: str, held: NDArray[np.bool_], buffer: NDArray[np.bool_]
-) -> NDArray[np.str_]:
-    n_train = np.count_nonzero(~held & ~buffer)
-    if not held.any() or n_train == 0:
-        msg = (
-            f"slide {name!r} with {held.size} spots is too small for a spatial split: "
-            f"{np.count_nonzero(held)} for validation, {np.count_nonzero(buffer)} in the buffer, "
-            f"{n_train} for training; pass a smaller buffer_um or validation_size=0"
-        )
-        raise InputValueError(msg)
-    return np.where(held, "validation", np.where(buffer, "buffer", "train"))
 
 
 def _random_spots(n_obs: int, share: float, rng: np.random.Generator) -> NDArray[np.str_]:
