@@ -111,7 +111,7 @@ def rows_without_a_shape(sdata: Any) -> None:
     sdata.shapes[region] = shapes
 
 
-@case(ValueError, "uplicate|more than once|twice")
+@case(ValueError, "more than one row")
 def duplicate_instances(sdata: Any) -> None:
     table = sdata["table"]
     key = table.uns["spatialdata_attrs"]["instance_key"]
@@ -151,7 +151,7 @@ def image_of_another_dtype(sdata: Any) -> Any:
     return {"image_key": image_of(sdata)}
 
 
-@case(ValueError, r"1 %|anisotropic|differ|scale")
+@case(ValueError, r"stretches one axis 1.2 times")
 def unequal_scales(sdata: Any) -> None:
     image = sdata.images[image_of(sdata)]
     for system, old in get_transformation(image, get_all=True).items():
@@ -185,9 +185,9 @@ def spots_outside_the_image(sdata: Any) -> None:
     region = region_of(sdata)
     shapes = sdata.shapes[region].copy()
     systems = get_transformation(sdata.shapes[region], get_all=True)
-    shapes["geometry"] = shapes.geometry.translate(1e6, 0)
+    moved = GeoDataFrame({"radius": shapes.radius, "geometry": shapes.geometry.translate(1e6, 0)})
     del sdata.shapes[region]
-    sdata.shapes[region] = ShapesModel.parse(GeoDataFrame(shapes), transformations=systems)
+    sdata.shapes[region] = ShapesModel.parse(moved, transformations=systems)
 
 
 @case(ValueError, "negative|-1|looks")
@@ -277,7 +277,9 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert after == before
 
 
-@pytest.mark.parametrize("make", [lambda sdata: sdata["table"], lambda sdata: "slide.zarr"])
+@pytest.mark.parametrize(
+    "make", [lambda sdata: sdata["table"], lambda sdata: "slide.zarr"], ids=["table", "path"]
+)
 def test_other_objects_are_refused_with_the_way_to_read_them(
     make: Callable[[Any], Any], make_slides: Any, fit_tiny: Any
 ) -> None:

@@ -86,7 +86,7 @@ def test_fit_adds_our_keys_and_nothing_else(make_slides: Any, fit_tiny: Any) -> 
 def test_results_chain_with_scanpy_and_survive_a_store(
     tmp_path: Any, make_slides: Any, fit_tiny: Any
 ) -> None:
-    (sdata,) = make_slides(1)
+    (sdata,) = make_slides(1, n_spots=100)
     with pytest.warns(UserWarning, match="not independent"):
         fit_tiny(sdata, key_added="he")
     table = sdata["table"]

@@ -27,11 +27,11 @@ def test_scores_stand_beside_baselines_on_unseen_slides(model: Any, make_slides:
     assert np.isfinite(result.summary[["mse", "mae"]].to_numpy()).all()
 
 
-def test_training_spots_are_not_scored(model: Any, slides: Any) -> None:
+def test_training_spots_are_not_scored(model: Any, slides: Any, make_slides: Any) -> None:
     with pytest.raises(ValueError, match="were used in training"):
         rbg.tl.evaluate(model, slides[0])
     with pytest.raises(ValueError, match="'mean', 'color', 'backbone'"):
-        rbg.tl.evaluate(model, [], baselines=["magic"])
+        rbg.tl.evaluate(model, make_slides(1, seed=31), baselines=["magic"])
 
 
 def test_color_statistics_against_numpy() -> None:

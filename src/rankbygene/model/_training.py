@@ -74,9 +74,13 @@ def run_training(
     own: list[pl.Callback] = [FiniteLoss()]
     if validated:
         own.append(BestWeights(monitor=monitor))
+    # Lightning keeps the mode it finds, and results leave the module evaluating.
+    model.module.train()
     with forked_rng(model.seed), warnings.catch_warnings():
         # The bank is in memory: workers would copy it, so that none is right here.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # The teacher never trains.
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         runner = TrainRunner(
             model,
             training_plan=plan,
@@ -90,6 +94,7 @@ def run_training(
             early_stopping_patience=early_stopping_patience,
             check_val_every_n_epoch=1,
             benchmark=False,
+            log_every_n_steps=1,
             logger=None if logger is None else [SimpleLogger(), logger],
             callbacks=[*own, *callbacks],
             **trainer_kwargs,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -251,14 +253,17 @@ class RankByGenePlan(pl.LightningModule):
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         if self.warmup is None:
             return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[self.lr, self.gene_lr],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup,
-            cycle_momentum=False,
-        )
+        n_steps = int(self.trainer.estimated_stepping_batches)
+        factor = partial(warmup_cosine, n_warmup=round(self.warmup * n_steps), n_steps=n_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def warmup_cosine(step: int, *, n_warmup: int, n_steps: int) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup))) / 2
