@@ -120,10 +120,12 @@ def fit(
             model_kwargs={"weights": weights},
             train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
         )
+        from rankbygene.io import fill_store
+
         with ExitStack() as outputs:
             model.save(_open_output(outputs, model_dir, overwrite=overwrite), overwrite=True)
             for path, sdata in zip(out, sdatas.values(), strict=True):
-                _write(sdata, _open_output(outputs, path, overwrite=overwrite))
+                fill_store(sdata, _open_output(outputs, path, overwrite=overwrite))
 
 
 @app.command()
@@ -154,8 +156,10 @@ def predict(
             step_um=step_um,
             overwrite=overwrite,
         )
+        from rankbygene.io import fill_store
+
         with ExitStack() as outputs:
-            _write(sdata, _open_output(outputs, out, overwrite=overwrite))
+            fill_store(sdata, _open_output(outputs, out, overwrite=overwrite))
 
 
 @app.command()
@@ -267,10 +271,6 @@ def _open_output(outputs: ExitStack, path: Path, *, overwrite: bool) -> Path:
 
     place: Path = outputs.enter_context(atomic_directory(path, overwrite=overwrite))
     return place
-
-
-def _write(sdata: SpatialData, path: Path) -> None:
-    sdata.write(path, overwrite=True, update_sdata_path=False)
 
 
 def _as_table(result: Evaluation) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankbygene.datasets._real import her2st, olfactory_bulb
 from rankbygene.datasets._synthetic import synthetic
 
-__all__ = ["synthetic"]
+__all__ = ["her2st", "olfactory_bulb", "synthetic"]

@@ -1,7 +1,17 @@
-"""Readers and safe writers of SpatialData."""
+"""Readers that spatialdata-io lacks, and safe writers."""
 
 from __future__ import annotations
 
-from rankbygene.io._atomic import atomic_directory, write_sdata
+from rankbygene.io._atomic import atomic_directory, fill_store, write_sdata
+from rankbygene.io._legacy_st import read_legacy_st
+from rankbygene.io._results import write_results
+from rankbygene.io._visium import read_visium
 
-__all__ = ["atomic_directory", "write_sdata"]
+__all__ = [
+    "atomic_directory",
+    "fill_store",
+    "read_legacy_st",
+    "read_visium",
+    "write_results",
+    "write_sdata",
+]

@@ -15,7 +15,7 @@ from rankbygene.errors import OutputExistsError
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "write_sdata"]
+__all__ = ["atomic_directory", "fill_store", "write_sdata"]
 
 
 @contextmanager
@@ -71,10 +71,17 @@ def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> N
         ``path`` exists and ``overwrite`` is False.
     """
     with atomic_directory(path, overwrite=overwrite) as folder:
-        sdata.write(folder / "store.zarr", update_sdata_path=False)
-        for item in (folder / "store.zarr").iterdir():
-            item.rename(folder / item.name)
-        (folder / "store.zarr").rmdir()
+        fill_store(sdata, folder)
+
+
+def fill_store(sdata: SpatialData, folder: Path) -> None:
+    """Write a SpatialData object into an empty folder, which becomes the store."""
+    # SpatialData refuses to write into a folder that exists.
+    inner = folder / "store.zarr"
+    sdata.write(inner, update_sdata_path=False)
+    for item in inner.iterdir():
+        item.rename(folder / item.name)
+    inner.rmdir()
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -1,0 +1,192 @@
+"""Published tissue, read from local folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.io import read_legacy_st
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = ["her2st", "olfactory_bulb"]
+
+DATA_VARIABLE = "RANKBYGENE_DATA"
+# Array coordinates of the 2,000-spot array count half steps: spots sit on every other place.
+_PITCH_2K_UM = 100.0
+
+
+def her2st(
+    path: str | Path | None = None, sections: Sequence[str] | None = None
+) -> dict[str, SpatialData]:
+    """HER2-positive breast cancer on legacy Spatial Transcriptomics arrays.
+
+    Parameters
+    ----------
+    path
+        Folder with ``ST-cnts``, ``ST-imgs``, ``ST-spotfiles`` and, if present, ``ST-cluster``, as
+        published at https://github.com/almaan/her2st. By default the folder ``her2st`` in the
+        folder that the environment variable ``RANKBYGENE_DATA`` names.
+    sections
+        Such as ``["C2", "C3"]``; by default all that are there.
+
+    Returns
+    -------
+    ``{section: SpatialData}``; ``obs`` has ``patient``, ``section`` and, where published,
+    ``cluster`` (expression clusters; missing for some spots).
+
+    Raises
+    ------
+    InputValueError
+        The folder is not there.
+    InputKeyError
+        A section is not there.
+
+    References
+    ----------
+    :cite:p:`andersson2021her2`.
+    """
+    folder = _folder(path, "her2st", "https://github.com/almaan/her2st")
+    found = {file.name.split(".")[0]: file for file in sorted((folder / "ST-cnts").glob("*.tsv*"))}
+    slides = {}
+    for section in _chosen(sections, found, folder):
+        sdata = read_legacy_st(
+            found[section],
+            _one(folder / "ST-imgs", f"{section}.*"),
+            _one(folder / "ST-spotfiles", f"{section}_selection.tsv"),
+            name=section,
+            obs_columns=["pixel_x", "pixel_y"],
+        )
+        obs = sdata.tables["table"].obs
+        obs["patient"] = pd.Categorical([section[0]] * len(obs))
+        obs["section"] = pd.Categorical([section] * len(obs))
+        clusters = folder / "ST-cluster" / f"{section}-cluster-annotation.tsv.gz"
+        if clusters.exists():
+            obs["cluster"] = _clusters(clusters, obs)
+        slides[section] = sdata
+    return slides
+
+
+def olfactory_bulb(
+    path: str | Path | None = None,
+    *,
+    array: Literal["2k", "stahl"] = "2k",
+    sections: Sequence[str] | None = None,
+) -> dict[str, SpatialData]:
+    """Mouse olfactory bulb on legacy Spatial Transcriptomics arrays.
+
+    Parameters
+    ----------
+    path
+        Folder of the array's files. By default the folder ``stutility_mob`` (``"2k"``) or
+        ``mob_stahl`` (``"stahl"``) in the folder that ``RANKBYGENE_DATA`` names.
+    array
+        ``"2k"``: four sections of two animals on the denser array, as published with STUtility;
+        ``"stahl"``: replicate 11 of the first publication, with the anatomical layer of each spot
+        in ``obs["layer"]``.
+    sections
+        Such as ``["MOB1"]``; by default all that are there.
+
+    Returns
+    -------
+    ``{section: SpatialData}``; ``obs`` has ``patient`` (the animal) and ``section``.
+
+    Raises
+    ------
+    InputValueError
+        The folder is not there.
+    InputKeyError
+        A section is not there.
+
+    References
+    ----------
+    :cite:p:`stahl2016st,bergenstrahle2020stutility`.
+    """
+    if array == "stahl":
+        folder = _folder(path, "mob_stahl", "https://github.com/almaan/sepal")
+        found = {"Rep11": _one(folder, "Rep11_MOB_count_matrix*.tsv*")}
+        animals = {"Rep11": "Rep11"}
+    else:
+        folder = _folder(path, "stutility_mob", "https://github.com/jbergenstrahle/STUtility")
+        found = {file.name.split(".")[0]: file for file in sorted(folder.glob("MOB*.tsv*"))}
+        table = pd.read_csv(folder / "sections.csv", dtype=str)
+        animals = dict(zip(table["section"], "mouse_" + table["animal"], strict=True))
+    slides = {}
+    for section in _chosen(sections, found, folder):
+        read = _read_stahl if array == "stahl" else _read_2k
+        sdata = read(folder, section, found[section])
+        obs = sdata.tables["table"].obs
+        obs["patient"] = pd.Categorical([animals[section]] * len(obs))
+        obs["section"] = pd.Categorical([section] * len(obs))
+        slides[section] = sdata
+    return slides
+
+
+def _read_stahl(folder: Path, section: str, counts: Path) -> SpatialData:
+    return read_legacy_st(
+        counts,
+        folder / f"{section}.jpg",
+        folder / f"{section}_spots.csv",
+        name=section,
+        spot_id="id",
+        obs_columns=["layer"],
+    )
+
+
+def _read_2k(folder: Path, section: str, counts: Path) -> SpatialData:
+    sdata = read_legacy_st(
+        counts,
+        folder / f"{section}.jpg",
+        folder / f"alignment_table_{section}.tsv",
+        name=section,
+        pitch_um=_PITCH_2K_UM,
+        spot_diameter_um=55.0,
+    )
+    var = sdata.tables["table"].var
+    genes = pd.read_csv(folder / "mouse_genes.tsv.gz", sep="\t").set_index("gene_id")["gene_name"]
+    symbols = genes[~genes.index.duplicated()].reindex(var.index)
+    var["gene_id"] = var.index
+    sdata.tables["table"].var_names = symbols.where(symbols.notna(), var.index).astype(str)
+    sdata.tables["table"].var_names_make_unique()
+    return sdata
+
+
+def _clusters(path: Path, obs: pd.DataFrame) -> pd.Categorical:
+    """Join cluster labels on the pixel position, the only key that the file has."""
+    labels = pd.read_csv(path, sep="\t", index_col=0)["label"]
+    keys = [f"{x:.10g}x{y:.10g}" for x, y in zip(obs["pixel_x"], obs["pixel_y"], strict=True)]
+    return pd.Categorical(labels.reindex(keys).astype("Int64").astype("string").to_numpy())
+
+
+def _folder(path: str | Path | None, name: str, source: str) -> Path:
+    root = os.environ.get(DATA_VARIABLE)
+    if path is None and root is None:
+        msg = f"pass path=... of a local copy of {source}, or set {DATA_VARIABLE} to its parent folder"
+        raise InputValueError(msg)
+    folder = Path(path) if path is not None else Path(str(root)) / name
+    if not folder.is_dir():
+        msg = f"{folder} is not a folder; the data is published at {source}"
+        raise InputValueError(msg)
+    return folder
+
+
+def _chosen(sections: Sequence[str] | None, found: Mapping[str, Path], folder: Path) -> list[str]:
+    missing = [section for section in sections or () if section not in found]
+    if missing or not found:
+        msg = f"{folder} has sections {list(found)}, not {missing}"
+        raise InputKeyError(msg)
+    return list(found) if sections is None else list(sections)
+
+
+def _one(folder: Path, pattern: str) -> Path:
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        msg = f"{folder} has {len(files)} files {pattern!r}; exactly one is needed"
+        raise InputValueError(msg)
+    return files[0]

@@ -1,0 +1,273 @@
+"""Legacy Spatial Transcriptomics arrays: a table of counts, an image, a table of spots."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.sparse import csr_array
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale
+
+from rankbygene.errors import InputKeyError, InputValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["read_legacy_st"]
+
+logger = logging.getLogger(__name__)
+
+PITCH_UM, SPOT_UM = 200.0, 100.0
+_CHUNKS = (3, 512, 512)
+
+
+def read_legacy_st(
+    counts: str | Path,
+    image: str | Path,
+    spots: str | Path,
+    *,
+    name: str = "slide",
+    spot_id: str | None = None,
+    array: tuple[str, str] = ("x", "y"),
+    pixels: tuple[str, str] = ("pixel_x", "pixel_y"),
+    selected: str | None = "selected",
+    obs_columns: Sequence[str] = (),
+    pitch_um: float = PITCH_UM,
+    spot_diameter_um: float = SPOT_UM,
+    um_per_px: float | None = None,
+    scale_factors: Sequence[int] | None = (2, 2),
+) -> SpatialData:
+    """Read a slide of a legacy Spatial Transcriptomics array.
+
+    Parameters
+    ----------
+    counts
+        Tab-separated counts, one row per spot and one column per gene; may be compressed.
+    image
+        H&E image of the slide.
+    spots
+        Table of spots, tab- or comma-separated by its ending.
+    name
+        Name of the slide: the image is ``<name>_image``, the spots are ``<name>_spots``.
+    spot_id
+        Column of ``spots`` that holds the row names of ``counts``. By default they are made of
+        the array coordinates, ``f"{x}x{y}"``.
+    array
+        Columns with the array coordinates, x then y.
+    pixels
+        Columns with the spot centre in pixels of ``image``, x then y.
+    selected
+        Column that is 1 for spots on tissue; ignored where it is absent.
+    obs_columns
+        Further columns of ``spots`` to keep.
+    pitch_um
+        Distance on the tissue of array coordinates that differ by 1.
+    spot_diameter_um
+        Diameter of a spot.
+    um_per_px
+        Micrometres per pixel. By default fitted: how far apart spots lie in pixels against
+        ``pitch_um``.
+    scale_factors
+        Pyramid of the image; None makes a single-scale image.
+
+    Returns
+    -------
+    Image, circles and ``table`` with counts in ``X``, in systems ``global`` (pixels of the image)
+    and ``um``. ``obs`` has ``array_row`` and ``array_col``.
+
+    Raises
+    ------
+    InputKeyError
+        A column is missing.
+    InputValueError
+        Spots and counts share no id or repeat one, counts are not integers, or the image cannot
+        be read.
+    """
+    positions = _read_spots(Path(spots), spot_id, array, pixels, selected, obs_columns)
+    matrix = _read_counts(Path(counts))
+    matrix, positions = _join(matrix, positions, Path(counts), Path(spots))
+    centers = positions[list(pixels)].to_numpy(np.float64)
+    index = positions[list(array)].to_numpy(np.float64)
+    if um_per_px is None:
+        um_per_px = pitch_um / fit_pitch(index, centers)
+    obs = positions[list(obs_columns)].copy()
+    obs["array_row"], obs["array_col"] = np.rint(index[:, ::-1]).astype(np.int64).T
+    table = ad.AnnData(
+        X=csr_array(matrix.to_numpy(np.float32)),
+        obs=obs,
+        var=pd.DataFrame(index=matrix.columns.astype(str)),
+    )
+    table.var_names_make_unique()
+    return assemble(
+        name,
+        read_image(Path(image)),
+        centers,
+        table,
+        um_per_px=um_per_px,
+        spot_diameter_um=spot_diameter_um,
+        scale_factors=scale_factors,
+    )
+
+
+def assemble(
+    name: str,
+    image: NDArray[np.uint8],
+    centers: NDArray[np.float64],
+    table: ad.AnnData,
+    *,
+    um_per_px: float,
+    spot_diameter_um: float,
+    scale_factors: Sequence[int] | None,
+) -> SpatialData:
+    """Put an image ``[3, y, x]``, spot centres in its pixels ``[n, 2]`` and a table together."""
+    systems = {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
+    region, ids = f"{name}_spots", table.obs_names.astype(str)
+    table.obs["region"] = pd.Categorical([region] * table.n_obs)
+    table.obs["spot_id"] = ids
+    shapes = ShapesModel.parse(
+        centers,
+        geometry=0,
+        radius=spot_diameter_um / 2 / um_per_px,
+        index=pd.Index(ids),
+        transformations=systems,
+    )
+    picture = Image2DModel.parse(
+        image,
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        chunks=_CHUNKS,
+        scale_factors=None if scale_factors is None else list(scale_factors),
+        transformations=systems,
+    )
+    parsed = TableModel.parse(table, region=region, region_key="region", instance_key="spot_id")
+    return SpatialData(
+        images={f"{name}_image": picture}, shapes={region: shapes}, tables={"table": parsed}
+    )
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an RGB image ``[3, y, x]``.
+
+    Raises
+    ------
+    InputValueError
+        The file is missing or not an image, or so large that Pillow takes it for an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Scans of 100 megapixels are normal here; Pillow's hard limit at twice that stays.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        msg = f"image {path} cannot be read: {error}"
+        raise InputValueError(msg) from error
+    return pixels.transpose(2, 0, 1)
+
+
+def fit_pitch(index: NDArray[np.float64], centers: NDArray[np.float64]) -> float:
+    """Pixels per step of the array, by least squares over both axes.
+
+    Parameters
+    ----------
+    index, centers
+        Array coordinates and pixels of the spots, ``[n, 2]``.
+
+    Raises
+    ------
+    InputValueError
+        The spots lie on one line, or the array is not square in the image.
+    """
+    design = np.column_stack([np.ones(len(index)), index])
+    solution, _, rank, _ = np.linalg.lstsq(design, centers, rcond=None)
+    steps = np.linalg.norm(solution[1:], axis=1)
+    if rank < 3 or steps.min() <= 0 or steps.max() > 1.15 * steps.min():
+        msg = (
+            f"no square array fits the spots (steps of {steps.round(1).tolist()} pixels along x and "
+            "y); check the columns, or pass um_per_px=..."
+        )
+        raise InputValueError(msg)
+    return float(np.sqrt(steps.prod()))
+
+
+def _read_spots(
+    path: Path,
+    spot_id: str | None,
+    array: tuple[str, str],
+    pixels: tuple[str, str],
+    selected: str | None,
+    obs_columns: Sequence[str],
+) -> pd.DataFrame:
+    spots = _read_table(path)
+    wanted = [*array, *pixels, *obs_columns, *([spot_id] if spot_id else [])]
+    missing = [column for column in wanted if column not in spots]
+    if missing:
+        msg = f"{path} has no column {missing}; it has {list(spots)}"
+        raise InputKeyError(msg)
+    if selected is not None and selected in spots:
+        spots = spots[spots[selected] == 1]
+    if spot_id is None:
+        names = [f"{x:g}x{y:g}" for x, y in spots[list(array)].to_numpy()]
+    else:
+        names = spots[spot_id].astype(str).to_list()
+    return spots.set_axis(pd.Index(names, dtype=object))
+
+
+def _read_counts(path: Path) -> pd.DataFrame:
+    matrix = _read_table(path, index_col=0)
+    matrix.index = matrix.index.astype(str)
+    try:
+        values = matrix.to_numpy(np.float64)
+    except ValueError as error:
+        msg = f"{path} holds something that is not a number: {error}"
+        raise InputValueError(msg) from error
+    if not (
+        np.isfinite(values).all() and (values >= 0).all() and (values == np.rint(values)).all()
+    ):
+        msg = f"{path} holds values that are not counts (min {values.min()}, max {values.max()})"
+        raise InputValueError(msg)
+    return matrix
+
+
+def _read_table(path: Path, index_col: int | None = None) -> pd.DataFrame:
+    separator = "," if ".csv" in path.suffixes else "\t"
+    try:
+        return pd.read_csv(path, sep=separator, index_col=index_col)
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        msg = f"table {path} cannot be read: {error}"
+        raise InputValueError(msg) from error
+
+
+def _join(
+    matrix: pd.DataFrame, spots: pd.DataFrame, counts_path: Path, spots_path: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Keep the spots that have both counts and a position, in the order of the counts."""
+    for path, table in ((counts_path, matrix), (spots_path, spots)):
+        repeated = table.index[table.index.duplicated()].unique()
+        if len(repeated):
+            msg = f"{path}: {len(repeated)} spots are repeated (first: {', '.join(repeated[:3])})"
+            raise InputValueError(msg)
+    shared = matrix.index[matrix.index.isin(spots.index)]
+    if shared.empty:
+        msg = (
+            f"no row of {counts_path} ({', '.join(matrix.index[:3])}, ...) is a spot of {spots_path} "
+            f"({', '.join(spots.index[:3])}, ...); pass the column with the ids as spot_id=..."
+        )
+        raise InputValueError(msg)
+    logger.info(
+        "%s: %d spots; %d rows of counts have no selected position, %d positions have no counts",
+        counts_path.name,
+        len(shared),
+        len(matrix) - len(shared),
+        len(spots) - len(shared),
+    )
+    return matrix.loc[shared], spots.loc[shared]
