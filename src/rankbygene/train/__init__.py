@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankbygene.train._callbacks import BestWeights, FiniteLoss
-from rankbygene.train._ema import momentum_schedule, update_teacher
+from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
 from rankbygene.train._head import fit_head
 from rankbygene.train._plan import RELEASED, RankByGenePlan
 from rankbygene.train._views import strong_view, weak_view
@@ -13,6 +13,7 @@ __all__ = [
     "BestWeights",
     "FiniteLoss",
     "RankByGenePlan",
+    "default_momentum",
     "fit_head",
     "momentum_schedule",
     "strong_view",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["momentum_schedule", "update_teacher"]
+__all__ = ["default_momentum", "momentum_schedule", "update_teacher"]
 
 
 def momentum_schedule(step: int, n_steps: int, start: float = 0.996, end: float = 1.0) -> float:
@@ -20,6 +20,15 @@ def momentum_schedule(step: int, n_steps: int, start: float = 0.996, end: float 
     if n_steps <= 1 or step >= n_steps - 1:
         return end
     return end - (end - start) * (math.cos(math.pi * step / (n_steps - 1)) + 1) / 2
+
+
+def default_momentum(n_updates: int) -> float:
+    """Momentum to start from so that the teacher forgets its initial weights.
+
+    After all updates of a cosine to 1 their share is about ``exp(-(1 - m) * n_updates / 2)``. It
+    is kept at ``exp(-10)`` in short runs; from 5,000 updates on the start is 0.996.
+    """
+    return 1 - min(0.1, max(0.004, 20 / n_updates))
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn.losses import RankingVariant, info_nce, ranking_consistency, similarity
-from rankbygene.train._ema import momentum_schedule, update_teacher
+from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
 from rankbygene.train._scores import RunningPearson
 from rankbygene.train._views import strong_view, weak_view
 
@@ -68,7 +68,8 @@ class RankByGenePlan(pl.LightningModule):
         Share of the steps over which the learning rate rises before it falls along a cosine.
         None keeps it constant.
     ema_start, ema_end, ema_every
-        Momentum of the teacher, from the first to the last ``"step"`` or ``"epoch"``.
+        Momentum of the teacher, from the first to the last ``"step"`` or ``"epoch"``. By default
+        it starts where :func:`~rankbygene.train.default_momentum` puts it.
     seed
         Of augmentation and of the sampling of triplets.
 
@@ -85,7 +86,7 @@ class RankByGenePlan(pl.LightningModule):
         contrast: float = 1.0,
         alpha: float = 1.0,
         beta: float = 1.0,
-        gamma: float = 1.0,
+        gamma: float = 10.0,
         temperature: float = 0.1,
         symmetric: bool = False,
         ranking_variant: RankingVariant = "paper",
@@ -96,7 +97,7 @@ class RankByGenePlan(pl.LightningModule):
         gene_lr: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float | None = 0.1,
-        ema_start: float = 0.99,
+        ema_start: float | None = None,
         ema_end: float = 1.0,
         ema_every: Literal["step", "epoch"] = "step",
         seed: int = 0,
@@ -240,7 +241,8 @@ class RankByGenePlan(pl.LightningModule):
             self._move_teacher(int(self.trainer.max_epochs or 1))
 
     def _move_teacher(self, n_updates: int) -> None:
-        momentum = momentum_schedule(self.n_updates, n_updates, self.ema_start, self.ema_end)
+        start = default_momentum(n_updates) if self.ema_start is None else self.ema_start
+        momentum = momentum_schedule(self.n_updates, n_updates, start, self.ema_end)
         update_teacher(self.module.teacher, self.module.student, momentum)
         self.n_updates += 1
 
