@@ -30,6 +30,8 @@ MICROMETRE_SYSTEMS = frozenset(
         "micrometres",
     }
 )
+# How `spatialdata_io` names the two pictures that Space Ranger shrinks.
+_DOWNSAMPLED = ("_hires_image", "_lowres_image")
 # Two images whose pixels differ by less than this in width are the same one for our purpose.
 _EQUAL_WIDTH = 1e-3
 
@@ -82,14 +84,23 @@ def register(
         A named image or system is absent.
     InputValueError
         No image shares a system with the region, none of them can be read as RGB, two are
-        equally fine, or a transformation cannot carry square tiles.
+        equally fine, only Space Ranger's downsampled pictures are there and none was named, or a
+        transformation cannot carry square tiles.
     InputTypeError
         The pixels are not 8-bit.
     """
     shared = _shared_systems(sdata, region, image_key=image_key, system=system)
     usable = _usable_images(sdata, shared)
     found = [_meet(sdata, region, key, systems) for key, systems in shared.items() if key in usable]
-    return _finest(found, region)
+    chosen = _finest(found, region)
+    if image_key is None and chosen.image_key.endswith(_DOWNSAMPLED):
+        msg = (
+            f"the finest image of region {region!r} is {chosen.image_key!r}, a downsampled picture of "
+            "Space Ranger, which is not taken unasked; read the full-resolution image "
+            f"(`fullres_image_file=...`), or pass image_key={chosen.image_key!r}"
+        )
+        raise InputValueError(msg)
+    return chosen
 
 
 def _shared_systems(

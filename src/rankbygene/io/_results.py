@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import anndata.io
-import numpy as np
 import zarr
 
 from rankbygene._keys import Keys
@@ -80,9 +79,9 @@ def _results(table: AnnData, keys: Keys) -> Iterator[tuple[str, str, Any]]:
 
 def _check_same_names(group: Any, table: AnnData, axis: str, table_key: str) -> None:
     frame = group[axis]
-    stored = np.asarray(anndata.io.read_elem(frame[frame.attrs["_index"]])).astype(str)
-    ours = np.asarray(getattr(table, f"{axis}_names")).astype(str)
-    if len(stored) != len(ours) or (stored != ours).any():
+    stored = [str(name) for name in anndata.io.read_elem(frame[frame.attrs["_index"]])]
+    ours = [str(name) for name in getattr(table, f"{axis}_names")]
+    if stored != ours:
         msg = (
             f"{axis}_names of table {table_key!r} differ between memory ({len(ours)}) and disk "
             f"({len(stored)}), in number, names or order; nothing was written. "

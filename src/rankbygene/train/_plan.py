@@ -24,7 +24,6 @@ Batch = Mapping[str, torch.Tensor]
 
 # What the authors' training script does, where it departs from the defaults below.
 RELEASED: dict[str, Any] = {
-    "alpha": 5.0,
     "gamma": 0.0,
     "ranking_variant": "released",
     "ranking_similarity": "softmax",
@@ -84,7 +83,7 @@ class RankByGenePlan(pl.LightningModule):
         module: RankByGeneModule,
         *,
         contrast: float = 1.0,
-        alpha: float = 1.0,
+        alpha: float = 5.0,
         beta: float = 1.0,
         gamma: float = 10.0,
         temperature: float = 0.1,

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spatialdata import SpatialData
+
+from rankbygene.io import atomic_directory, write_sdata
+
+
+def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with atomic_directory(target) as folder:
+        (folder / "a.txt").write_text("a")
+        assert not target.exists()
+    assert (target / "a.txt").read_text() == "a"
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), OSError(28, "full"), KeyboardInterrupt()], ids=str
+)
+def test_whatever_stops_the_block_leaves_what_was_there(
+    tmp_path: Path, error: BaseException
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    with pytest.raises(type(error)), atomic_directory(target, overwrite=True) as folder:
+        (folder / "new.txt").write_text("half")
+        raise error
+    assert [path.name for path in target.iterdir()] == ["old.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_existing_folder_needs_a_word(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_directory(target):
+        pytest.fail("the block ran")
+    with atomic_directory(target, overwrite=True) as folder:
+        (folder / "a.txt").write_text("a")
+    assert [path.name for path in target.iterdir()] == ["a.txt"]
+
+
+def test_a_store_is_written_whole(make_slides: Any, tmp_path: Path) -> None:
+    (sdata,) = make_slides(1)
+    write_sdata(sdata, tmp_path / "out.zarr")
+    assert not sdata.is_backed()
+    again = SpatialData.read(tmp_path / "out.zarr")
+    assert (again["table"].X != sdata["table"].X).nnz == 0
+    with pytest.raises(FileExistsError):
+        write_sdata(sdata, tmp_path / "out.zarr")
+    write_sdata(again, tmp_path / "out.zarr", overwrite=True)
+    assert SpatialData.read(tmp_path / "out.zarr")["table"].n_obs == 40
