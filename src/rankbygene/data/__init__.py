@@ -6,6 +6,7 @@ from rankbygene.data._bank import TileBank
 from rankbygene.data._datamodule import SpatialDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data._geometry import TilePlan, plan_tiles
+from rankbygene.data._images import level_array, level_to_system, n_levels
 from rankbygene.data._neighbors import lattice_kind, neighbour_graph, smoothing_operator
 from rankbygene.data._samples import (
     SpatialSetup,
@@ -31,6 +32,9 @@ __all__ = [
     "expression_matrix",
     "frame_from_shapes",
     "lattice_kind",
+    "level_array",
+    "level_to_system",
+    "n_levels",
     "neighbour_graph",
     "plan_tiles",
     "resolve",

@@ -50,7 +50,7 @@ def her2st(
 
     References
     ----------
-    :cite:p:`andersson2021her2`.
+    :cite:p:`andersson2021her2st`.
     """
     folder = _folder(path, "her2st", "https://github.com/almaan/her2st")
     found = {file.name.split(".")[0]: file for file in sorted((folder / "ST-cnts").glob("*.tsv*"))}
@@ -106,7 +106,7 @@ def olfactory_bulb(
 
     References
     ----------
-    :cite:p:`stahl2016st,bergenstrahle2020stutility`.
+    :cite:p:`stahl2016spatial,bergenstrahle2020stutility`.
     """
     if array == "stahl":
         folder = _folder(path, "mob_stahl", "https://github.com/almaan/sepal")

@@ -46,7 +46,7 @@ def info_nce(
 
     References
     ----------
-    :cite:p:`oord2018cpc`; query image and keys genes in :cite:p:`huang2024rankbygene`.
+    :cite:p:`vandenoord2018infonce`; query image and keys genes in :cite:p:`huang2024rankbygene`.
     """
     _check_same_shape(query, key, "query", "key")
     logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature

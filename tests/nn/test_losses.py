@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from rankbygene.nn.losses import info_nce, ranking_consistency, similarity
+
+# Gaps by genes and by image, then the hinge of the paper and of the released code.
+HINGES = [
+    (0.2, 0.5, 0.0, 0.3),
+    (0.2, 0.1, 0.1, 0.0),
+    (0.2, -0.1, 0.3, 0.0),
+    (0.2, -0.5, 0.7, 0.3),
+    (0.2, 0.2, 0.0, 0.0),
+    (0.2, 0.0, 0.2, 0.0),
+    (0.0, 0.3, 0.0, 0.3),
+]
+
+
+def slow_ranking(image: torch.Tensor, gene: torch.Tensor) -> float:
+    """Average the hinge over all triplets of different spots, one by one."""
+    total, count = 0.0, 0
+    for p, q, r in itertools.permutations(range(len(image)), 3):
+        gene_gap = float(gene[p, q] - gene[p, r])
+        image_gap = float(image[p, q] - image[p, r])
+        total += max(0.0, abs(gene_gap) - math.copysign(1, gene_gap) * image_gap * (gene_gap != 0))
+        count += 1
+    return total / count
+
+
+def random_pair(n: int, seed: int = 0, d: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(2, n, d, generator=generator, dtype=torch.float64)
+    return similarity(features[0]), similarity(features[1])
+
+
+@pytest.mark.parametrize(("gene_gap", "image_gap", "paper", "released"), HINGES)
+def test_hinge_of_one_pair(
+    gene_gap: float, image_gap: float, paper: float, released: float
+) -> None:
+    # Only the first anchor distinguishes its two neighbours.
+    gene, image = torch.zeros(3, 3), torch.zeros(3, 3)
+    gene[0, 1], image[0, 1] = gene_gap, image_gap
+    assert float(ranking_consistency(image, gene, None)) == pytest.approx(paper / 3, abs=1e-6)
+    assert max(0.0, abs(image_gap) - abs(gene_gap)) == pytest.approx(released, abs=1e-6)
+
+
+def test_three_spots_by_hand() -> None:
+    gene = torch.tensor([[1, 0.8, 0.2], [0.8, 1, 0.5], [0.2, 0.5, 1]])
+    image = torch.tensor([[1, 0.6, 0.5], [0.6, 1, 0.7], [0.5, 0.7, 1]])
+    assert float(ranking_consistency(image, gene, None)) == pytest.approx(1 / 3, abs=1e-6)
+
+
+@given(st.integers(3, 9), st.integers(0, 50))
+@settings(max_examples=25, deadline=None)
+def test_all_triplets_equal_the_slow_loop_and_ignore_the_order_of_spots(n: int, seed: int) -> None:
+    image, gene = random_pair(n, seed)
+    full = float(ranking_consistency(image, gene, None))
+    assert full == pytest.approx(slow_ranking(image, gene), abs=1e-9)
+    assert float(ranking_consistency(image, gene, n - 1)) == pytest.approx(full, abs=1e-9)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    again = ranking_consistency(image[order][:, order], gene[order][:, order], None)
+    assert float(again) == pytest.approx(full, abs=1e-9)
+
+
+def test_closed_forms() -> None:
+    image, gene = random_pair(32, d=64)
+    gaps = torch.stack([(gene - gene.roll(-k, 1)).abs() for k in range(1, 32)])
+    own = torch.arange(32)
+    valid = torch.stack(
+        [(own[None] != own[:, None]) & (own.roll(-k)[None] != own[:, None]) for k in range(1, 32)]
+    )
+    mean_gap = float(gaps[valid].mean())
+    assert float(ranking_consistency(gene, gene, None)) == 0
+    assert float(ranking_consistency(-gene, gene, None)) == pytest.approx(2 * mean_gap)
+    assert float(ranking_consistency(torch.ones_like(gene), gene, None)) == pytest.approx(mean_gap)
+    # The released form does not see that the order is reversed.
+    assert float(ranking_consistency(-gene, gene, 1, variant="released")) == 0
+    assert float(ranking_consistency(image * 0, gene, 1, variant="released")) == 0
+    assert float(ranking_consistency(2 * gene, gene, 1, variant="released")) > 0
+
+
+def test_released_form_against_its_definition() -> None:
+    image, gene = random_pair(8)
+    generator = torch.Generator().manual_seed(3)
+    value = ranking_consistency(image, gene, 2, variant="released", generator=generator)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    flat_image, flat_gene = image[order].flatten(), gene[order].flatten()
+    expected = 0.0
+    for shift in (1, 2):
+        for i in range(64):
+            image_gap = abs(float(flat_image[i] - flat_image[(i + shift) % 64]))
+            gene_gap = abs(float(flat_gene[i] - flat_gene[(i + shift) % 64]))
+            expected += max(0.0, image_gap - gene_gap) / 8
+    assert float(value) == pytest.approx(expected / 2)
+
+
+def test_sampled_triplets_average_to_all_of_them() -> None:
+    image, gene = random_pair(7)
+    full = float(ranking_consistency(image, gene, None))
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack(
+        [ranking_consistency(image, gene, 1, generator=generator) for _ in range(4000)]
+    )
+    assert abs(float(draws.mean()) - full) < 4 * float(draws.std()) / math.sqrt(4000)
+
+
+def test_minimising_it_recovers_the_order_by_genes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gene = similarity(torch.randn(32, 64, generator=generator))
+    free = torch.randn(32, 64, generator=generator).requires_grad_()
+    optimizer = torch.optim.Adam([free], lr=0.02)
+    for _ in range(1000):
+        loss = ranking_consistency(similarity(free), gene, 1, generator=generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    image = similarity(free.detach())
+    others = ~torch.eye(32, dtype=torch.bool)
+    rows = [spearmanr(image[i, others[i]], gene[i, others[i]]).statistic for i in range(32)]
+    assert sum(rows) / 32 > 0.99
+
+
+def test_softmax_keeps_the_order_and_shrinks_the_gaps() -> None:
+    features = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    cosine, soft = similarity(features), similarity(features, "softmax")
+    assert torch.equal(cosine.argsort(1), soft.argsort(1))
+    assert torch.allclose(soft.sum(1), torch.ones(64))
+    assert (
+        float(
+            (soft[:, 1:] - soft[:, :-1]).abs().mean()
+            / (cosine[:, 1:] - cosine[:, :-1]).abs().mean()
+        )
+        < 2 / 64
+    )
+
+
+def test_contrast_by_hand_and_its_direction() -> None:
+    identity = torch.eye(2)
+    close = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
+    assert float(info_nce(identity, close)) == pytest.approx(2.12693, abs=1e-5)
+    keys = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    forward, backward = info_nce(identity, keys), info_nce(keys, identity)
+    assert float(forward) == pytest.approx(0.06470, abs=1e-5)
+    assert float(backward) == pytest.approx(1.06349, abs=1e-5)
+    both = info_nce(identity, keys, symmetric=True)
+    assert float(both) == pytest.approx(float(forward + backward) / 2)
+    assert float(info_nce(3 * identity, 0.1 * keys)) == pytest.approx(float(forward), abs=1e-6)
+
+
+def test_bad_arguments_are_named() -> None:
+    square = torch.eye(4)
+    with pytest.raises(ValueError, match=r"query \(4, 4\) and key \(3, 4\)"):
+        info_nce(square, square[:3])
+    for image, shifts, variant, text in (
+        (torch.ones(4, 3), 1, "paper", r"\[N, N\]"),
+        (torch.eye(2), 1, "paper", "N >= 3"),
+        (square, 4, "paper", "n_shifts is 4"),
+        (square, 1, "other", "'paper' or 'released'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            ranking_consistency(image, image, shifts, variant)  # type: ignore[arg-type]
