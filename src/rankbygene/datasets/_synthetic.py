@@ -9,18 +9,17 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from spatialdata import SpatialData
-from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
 
 from rankbygene.datasets._fields import RandomFields
 from rankbygene.datasets._tissue import PROGRAMS, Slide, draw_tissue
 from rankbygene.errors import InputValueError
+from rankbygene.io._assemble import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
 PITCH_UM, SPOT_UM = 100.0, 55.0
 _MARGIN_UM = 150.0
@@ -130,7 +129,17 @@ def synthetic(
             int(size) for size in np.ceil((centers.max(0) + _MARGIN_UM) / um_per_px)[::-1]
         )
         image = draw_tissue(slide, (shape[0], shape[1]), um_per_px, centers, rng)
-        slides.append(_assemble(name, image, centers / um_per_px, table, um_per_px, scale_factors))
+        slides.append(
+            assemble(
+                name,
+                image,
+                centers / um_per_px,
+                table,
+                um_per_px=um_per_px,
+                spot_diameter_um=SPOT_UM,
+                scale_factors=scale_factors,
+            )
+        )
     return slides
 
 
@@ -199,44 +208,4 @@ def _count_table(
         ),
         obsm={"truth_programs": programs.astype(np.float32)},
         layers={"truth": np.log1p(_TARGET_SUM * share).astype(np.float32)},
-    )
-
-
-def _assemble(
-    name: str,
-    image: NDArray[np.uint8],
-    centers: NDArray[np.float64],
-    table: ad.AnnData,
-    um_per_px: float,
-    scale_factors: Sequence[int] | None,
-) -> SpatialData:
-    systems = {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
-    region = f"{name}_spots"
-    table.obs["region"] = pd.Categorical([region] * table.n_obs)
-    table.obs["instance_id"] = np.arange(table.n_obs)
-    return SpatialData(
-        images={
-            f"{name}_image": Image2DModel.parse(
-                image,
-                dims=("c", "y", "x"),
-                c_coords=["r", "g", "b"],
-                transformations=systems,
-                scale_factors=None if scale_factors is None else list(scale_factors),
-                chunks=(3, 512, 512),
-            )
-        },
-        shapes={
-            region: ShapesModel.parse(
-                centers,
-                geometry=0,
-                radius=SPOT_UM / 2 / um_per_px,
-                index=table.obs["instance_id"].to_numpy(),
-                transformations=systems,
-            )
-        },
-        tables={
-            "table": TableModel.parse(
-                table, region=region, region_key="region", instance_key="instance_id"
-            )
-        },
     )

@@ -13,21 +13,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array
-from spatialdata import SpatialData
-from spatialdata.models import Image2DModel, ShapesModel, TableModel
-from spatialdata.transformations import Identity, Scale
 
 from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.io._assemble import assemble
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
 __all__ = ["read_legacy_st"]
 
 logger = logging.getLogger(__name__)
 
 PITCH_UM, SPOT_UM = 200.0, 100.0
-_CHUNKS = (3, 512, 512)
 
 
 def read_legacy_st(
@@ -115,42 +113,6 @@ def read_legacy_st(
         um_per_px=um_per_px,
         spot_diameter_um=spot_diameter_um,
         scale_factors=scale_factors,
-    )
-
-
-def assemble(
-    name: str,
-    image: NDArray[np.uint8],
-    centers: NDArray[np.float64],
-    table: ad.AnnData,
-    *,
-    um_per_px: float,
-    spot_diameter_um: float,
-    scale_factors: Sequence[int] | None,
-) -> SpatialData:
-    """Put an image ``[3, y, x]``, spot centres in its pixels ``[n, 2]`` and a table together."""
-    systems = {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
-    region, ids = f"{name}_spots", table.obs_names.astype(str)
-    table.obs["region"] = pd.Categorical([region] * table.n_obs)
-    table.obs["spot_id"] = ids
-    shapes = ShapesModel.parse(
-        centers,
-        geometry=0,
-        radius=spot_diameter_um / 2 / um_per_px,
-        index=pd.Index(ids),
-        transformations=systems,
-    )
-    picture = Image2DModel.parse(
-        image,
-        dims=("c", "y", "x"),
-        c_coords=["r", "g", "b"],
-        chunks=_CHUNKS,
-        scale_factors=None if scale_factors is None else list(scale_factors),
-        transformations=systems,
-    )
-    parsed = TableModel.parse(table, region=region, region_key="region", instance_key="spot_id")
-    return SpatialData(
-        images={f"{name}_image": picture}, shapes={region: shapes}, tables={"table": parsed}
     )
 
 

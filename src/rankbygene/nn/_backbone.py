@@ -178,7 +178,7 @@ def _check_obtainable(name: str, card: PathologyBackbone | None) -> None:
 def _card_arguments(card: PathologyBackbone) -> dict[str, Any]:
     arguments = dict(card.arguments) | {"dynamic_img_size": True}
     if card.swiglu:
-        from timm.layers import SwiGLUPacked
+        from timm.layers import SwiGLUPacked  # type: ignore[attr-defined]
 
         arguments |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
     return arguments

@@ -40,5 +40,5 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     """
     for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
         theirs.lerp_(ours, 1 - momentum)
-    for theirs, ours in zip(teacher.buffers(), student.buffers(), strict=True):
-        theirs.copy_(ours)
+    for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
+        kept.copy_(current)

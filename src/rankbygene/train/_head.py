@@ -77,7 +77,7 @@ def fit_head(
         for rows in _batches(train, batch_size, generator):
             loss = error(rows)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
         record = {"train_loss": float(torch.stack(losses).mean())}
@@ -99,4 +99,4 @@ def fit_head(
 
 def _batches(rows: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    yield from order.split(size)
+    yield from torch.split(order, size)

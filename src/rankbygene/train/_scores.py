@@ -32,7 +32,7 @@ class RunningPearson:
         x, y = truth.double().cpu(), predicted.double().cpu()
         ones = measured.double().cpu()
         slides = slide.cpu()
-        for number in slides.unique().tolist():
+        for number in sorted(set(slides.tolist())):
             own = slides == number
             a, b, n = x[own] * ones[own], y[own] * ones[own], ones[own]
             sums = torch.stack(

@@ -1,0 +1,154 @@
+"""Samples of HEST-1k, from a local copy or from the hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+
+from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.io._assemble import assemble
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+__all__ = ["read_hest"]
+
+DATASET = "MahmoodLab/hest"
+_PIXEL_SIZE = "pixel_size_um_estimated"
+_CHUNK = 512
+
+
+def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
+    """Read a sample of HEST-1k.
+
+    Parameters
+    ----------
+    sample_id
+        Such as ``"TENX95"``.
+    path
+        Folder with the published layout: ``st/<id>.h5ad``, ``wsis/<id>.tif`` and
+        ``metadata/<id>.json``. By default the sample is fetched from the Hugging Face hub, which asks
+        for acceptance of its terms (CC-BY-NC-SA-4.0) and a login.
+
+    Returns
+    -------
+    Full-resolution image ``<id>_image`` (read lazily), circles ``<id>_spots`` and ``table`` with the
+    counts, in systems ``global`` (full-resolution pixels) and ``um``. ``obs["patient"]`` is set
+    where the metadata names one.
+
+    Raises
+    ------
+    InputValueError
+        A file is missing or damaged, the pixel size is unknown, or the hub cannot be reached.
+    InputKeyError
+        The table has no positions.
+
+    References
+    ----------
+    :cite:p:`jaume2024hest`.
+    """
+    folder = _download(sample_id) if path is None else Path(path)
+    files = {
+        "counts": folder / "st" / f"{sample_id}.h5ad",
+        "image": folder / "wsis" / f"{sample_id}.tif",
+        "metadata": folder / "metadata" / f"{sample_id}.json",
+    }
+    missing = [str(file) for file in files.values() if not file.is_file()]
+    if missing:
+        msg = f"HEST sample {sample_id!r} is not complete: {', '.join(missing)} missing"
+        raise InputValueError(msg)
+    metadata = _read_metadata(files["metadata"])
+    um_per_px = _pixel_size(metadata, files["metadata"])
+    table = ad.read_h5ad(files["counts"])
+    centers = _positions(table, files["counts"])
+    patient = metadata.get("patient")
+    fresh = ad.AnnData(X=table.X, obs=table.obs.copy(), var=table.var.copy())
+    if patient is not None:
+        fresh.obs["patient"] = str(patient)
+    return assemble(
+        sample_id,
+        _open_image(files["image"]),
+        centers,
+        fresh,
+        um_per_px=um_per_px,
+        spot_diameter_um=float(metadata.get("spot_diameter") or 55.0),
+        scale_factors=None,
+    )
+
+
+def _download(sample_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                DATASET,
+                repo_type="dataset",
+                allow_patterns=[
+                    f"st/{sample_id}.h5ad",
+                    f"wsis/{sample_id}.tif",
+                    f"metadata/{sample_id}.json",
+                ],
+            )
+        )
+    except Exception as error:
+        msg = (
+            f"HEST sample {sample_id!r} could not be fetched from "
+            f"https://huggingface.co/datasets/{DATASET} ({type(error).__name__}): accept its terms there "
+            "and log in with `hf auth login`, or pass path=... of a local copy"
+        )
+        raise InputValueError(msg) from error
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        msg = f"{path} is not JSON: {error}"
+        raise InputValueError(msg) from error
+    return metadata
+
+
+def _pixel_size(metadata: dict[str, Any], path: Path) -> float:
+    value = metadata.get(_PIXEL_SIZE)
+    if not isinstance(value, (int, float)) or not np.isfinite(value) or value <= 0:
+        msg = f"{path} has no usable {_PIXEL_SIZE!r}, found {value!r}"
+        raise InputValueError(msg)
+    return float(value)
+
+
+def _positions(table: ad.AnnData, path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return spot centres, x (column) then y (row) in full-resolution pixels, row by row of the table."""
+    if "spatial" not in table.obsm:
+        msg = f"{path} has no obsm['spatial']; it has {list(table.obsm)}"
+        raise InputKeyError(msg)
+    centers = np.asarray(table.obsm["spatial"], dtype=np.float64)
+    if centers.shape != (table.n_obs, 2) or not np.isfinite(centers).all():
+        msg = f"{path}: obsm['spatial'] must be finite [n_obs, 2], found {centers.shape}"
+        raise InputValueError(msg)
+    return centers
+
+
+def _open_image(path: Path) -> Any:
+    """Open the finest level of a tiled TIFF as a lazy array ``[3, y, x]``."""
+    import dask.array as da
+    import tifffile
+    import zarr
+
+    try:
+        store = tifffile.imread(path, aszarr=True, level=0)
+        array: Any = zarr.open_array(store, mode="r")
+        pixels = da.from_array(array, chunks=array.chunks)
+    except (tifffile.TiffFileError, OSError, ValueError) as error:
+        msg = f"image {path} cannot be read as TIFF: {error}"
+        raise InputValueError(msg) from error
+    if pixels.ndim != 3:
+        msg = f"image {path} has {pixels.ndim} dimensions, needs 3 (y, x, channel)"
+        raise InputValueError(msg)
+    if pixels.shape[0] not in (3, 4):
+        pixels = pixels.transpose(2, 0, 1)
+    return pixels[:3].rechunk((3, _CHUNK, _CHUNK))
