@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-N_PATIENTS, N_SPOTS, N_GENES, N_PANEL = 5, 250, 60, 50
+N_PATIENTS, N_SPOTS, N_GENES, N_PANEL = 5, 220, 60, 50
 
 
 def run_demo(
-    folder: Path, *, seed: int = 0, max_epochs: int = 40, enable_progress_bar: bool = False
+    folder: Path, *, seed: int = 0, max_epochs: int = 30, enable_progress_bar: bool = False
 ) -> Evaluation:
     """Make slides, train on all patients but the last, score and draw the last.
 

@@ -142,7 +142,7 @@ def _open_image(path: Path) -> Any:
     try:
         store = tifffile.imread(path, aszarr=True, level=0)
         array: Any = zarr.open_array(store, mode="r")
-        pixels = da.from_array(array, chunks=array.chunks)
+        pixels = da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
     except (tifffile.TiffFileError, OSError, ValueError) as error:
         msg = f"image {path} cannot be read as TIFF: {error}"
         raise InputValueError(msg) from error

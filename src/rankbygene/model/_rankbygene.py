@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rankbygene.data import ExpressionBank, SpatialDataModule
+from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._random import forked_rng
 from rankbygene.model._training import (
@@ -17,7 +18,7 @@ from rankbygene.model._training import (
     standardisation,
     validation_pearson,
 )
-from rankbygene.module import RankByGeneModule
+from rankbygene.module import RankByGeneModule, load_released_checkpoint
 from rankbygene.train import RankByGenePlan, fit_head
 
 if TYPE_CHECKING:
@@ -186,14 +187,12 @@ class RankByGene(BaseSpatialModel):
             A loss was not finite; the step and the term are named.
         """
         bank = self._expression_bank()
-        rows = {name: self.split.rows(name) for name in ("train", "validation", "test")}
-        self.module.set_expression_stats(
-            *map(torch.from_numpy, standardisation(bank, rows["train"]))
-        )
+        train = self.split.rows("train")
+        self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
         datamodule = SpatialDataModule(
             self.tiles, bank, self.split, batch_size=batch_size, seed=self.seed
         )
-        epochs = max_epochs or default_max_epochs(len(rows["train"]))
+        epochs = max_epochs or default_max_epochs(len(train))
         plan_settings = dict(plan_kwargs or {})
         self.training_params = {"max_epochs": epochs, "batch_size": batch_size, **plan_settings}
         run_training(
@@ -211,8 +210,39 @@ class RankByGene(BaseSpatialModel):
             callbacks=callbacks,
             **trainer_kwargs,
         )
+        self._finish(bank, head_kwargs or {})
+
+    def load_released(
+        self, path: str | Path, *, head_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Take the encoders from a checkpoint of the authors' code, and fit the prediction head.
+
+        Parameters
+        ----------
+        path
+            The checkpoint. The model must have been made with ``head="frozen"``, its encoder
+            (``backbone="uni", pretrained=False``) and its gene panel in its order.
+        head_kwargs
+            Arguments of :func:`rankbygene.train.fit_head`.
+
+        Raises
+        ------
+        InputValueError
+            The checkpoint does not fit, or the model has another head.
+        """
+        if self.module.head != "frozen":
+            msg = "the released checkpoints hold no prediction head; make the model with head='frozen'"
+            raise InputValueError(msg)
+        load_released_checkpoint(path, self.module)
+        self.is_trained_ = True
+        self.training_params = {"released_checkpoint": str(path)}
+        self._finish(self._expression_bank(), head_kwargs or {})
+
+    def _finish(self, bank: ExpressionBank, head_kwargs: Mapping[str, Any]) -> None:
+        """Fit the frozen head, if there is one, and score the validation spots."""
+        rows = {name: self.split.rows(name) for name in ("train", "validation")}
         if self.module.head == "frozen":
-            self._fit_frozen_head(bank, rows, head_kwargs or {})
+            self._fit_frozen_head(bank, rows, head_kwargs)
         self.validation_pearson = validation_pearson(self, bank, rows["validation"])
 
     def _fit_frozen_head(

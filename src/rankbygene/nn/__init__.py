@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankbygene.nn import losses
-from rankbygene.nn._backbone import BackboneSpec, build_backbone
+from rankbygene.nn._backbone import BackboneSpec, build_backbone, read_tensors
 from rankbygene.nn._heads import ExpressionMLP, ResidualMLP
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
@@ -17,4 +17,5 @@ __all__ = [
     "build_backbone",
     "losses",
     "orientations",
+    "read_tensors",
 ]

@@ -21,7 +21,7 @@ from rankbygene.nn._pathology import (
     PathologyBackbone,
 )
 
-__all__ = ["BackboneSpec", "build_backbone"]
+__all__ = ["BackboneSpec", "build_backbone", "read_tensors"]
 
 logger = logging.getLogger(__name__)
 
