@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import rankbygene
+from rankbygene import cli
+from rankbygene.errors import TrainingError
+
+runner = CliRunner()
+
+
+def test_version_is_clean_and_light() -> None:
+    code = (
+        "import sys; from rankbygene.cli import app\n"
+        "try: app(['--version'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'scvi', 'spatialdata', 'anndata', 'matplotlib', 'pandas'}\n"
+        "assert not heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"rankbygene {rankbygene.__version__}\n"
+    assert done.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def stores(make_slides: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("stores")
+    paths = [folder / f"{name}.zarr" for name in "abc"]
+    for path, sdata in zip(paths, make_slides(3), strict=True):
+        sdata.write(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def fitted(stores: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fitted")
+    done = runner.invoke(
+        cli.app,
+        [
+            "fit",
+            str(stores[0]),
+            str(stores[1]),
+            "--out",
+            str(out / "a.zarr"),
+            "--out",
+            str(out / "b.zarr"),
+            "--model-dir",
+            str(out / "model"),
+            "--genes",
+            "8",
+            "--backbone",
+            "test_resnet",
+            "--no-pretrained",
+            "--max-epochs",
+            "1",
+            "--batch-size",
+            "16",
+            "--accelerator",
+            "cpu",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    assert done.stdout == ""
+    return out
+
+
+def test_fit_leaves_annotated_stores_and_a_model(fitted: Path) -> None:
+    from spatialdata import read_zarr
+
+    assert sorted(path.name for path in fitted.iterdir()) == ["a.zarr", "b.zarr", "model"]
+    table = read_zarr(fitted / "a.zarr")["table"]
+    assert "X_rankbygene" in table.obsm
+    assert table.var["rankbygene_panel"].sum() == 8
+    assert rankbygene.model.RankByGene.load(fitted / "model").is_trained_
+
+
+def test_predict_and_evaluate_use_the_saved_model(
+    fitted: Path, stores: list[Path], tmp_path: Path
+) -> None:
+    from spatialdata import read_zarr
+
+    model = str(fitted / "model")
+    done = runner.invoke(
+        cli.app, ["predict", model, str(stores[2]), "--out", str(tmp_path / "out.zarr")]
+    )
+    assert done.exit_code == 0, done.output
+    assert read_zarr(tmp_path / "out.zarr")["rankbygene"].n_vars == 8
+    done = runner.invoke(
+        cli.app,
+        [
+            "evaluate",
+            model,
+            str(stores[2]),
+            "--train",
+            str(stores[0]),
+            "--train",
+            str(stores[1]),
+            "--baselines",
+            "mean,color",
+            "--json",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert list(result["methods"]) == ["rankbygene", "mean", "color"]
+    assert result["n_spots"] == {"c": 40}
+
+
+def test_bad_input_is_status_2_and_leaves_nothing(
+    fitted: Path, stores: list[Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.zarr"
+    broken.mkdir()
+    common = ["--model-dir", str(tmp_path / "m"), "--out", str(tmp_path / "o.zarr")]
+    for arguments, text in (
+        (["fit", str(broken), *common], "cannot be read as a SpatialData store"),
+        (["fit", str(stores[0]), *common, "--table-key", "counts"], "counts"),
+        (["fit", str(stores[0]), *common, "--genes", "none.txt"], "none.txt"),
+        (
+            ["fit", str(stores[0]), *common, "--out", str(tmp_path / "p.zarr")],
+            "each slide needs its own --out",
+        ),
+        (
+            [
+                "fit",
+                str(stores[0]),
+                "--model-dir",
+                str(fitted / "model"),
+                "--out",
+                str(tmp_path / "o"),
+            ],
+            "already there",
+        ),
+        (["predict", str(broken), str(stores[0]), "--out", str(tmp_path / "o.zarr")], "model.json"),
+    ):
+        done = runner.invoke(cli.app, arguments)
+        assert done.exit_code == 2, done.output
+        assert text in done.stderr.replace("\n", " ")
+        assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.zarr"]
+
+
+def test_a_failure_while_running_is_status_1_and_leaves_nothing(
+    stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise TrainingError("the loss is not finite at step 3: contrast")
+
+    monkeypatch.setattr("rankbygene.model.fit", fail)
+    done = runner.invoke(
+        cli.app,
+        [
+            "fit",
+            str(stores[0]),
+            "--model-dir",
+            str(tmp_path / "m"),
+            "--out",
+            str(tmp_path / "o.zarr"),
+        ],
+    )
+    assert done.exit_code == 1
+    assert "not finite at step 3" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_writes_everything_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rankbygene import _demo
+
+    monkeypatch.setattr(_demo, "N_SPOTS", 70)
+    monkeypatch.setattr(_demo, "N_PATIENTS", 3)
+    monkeypatch.setattr(
+        _demo.run_demo, "__kwdefaults__", {**_demo.run_demo.__kwdefaults__, "max_epochs": 2}
+    )
+    done = runner.invoke(cli.app, ["demo", "--out", str(tmp_path / "demo")])
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names == {"held_out.zarr", "model", "prediction.png", "scores.csv", "scores.png"}
+    assert "rankbygene" in done.stdout
+    assert "backbone" in done.stdout
+    scores = pd.read_csv(tmp_path / "demo" / "scores.csv")
+    assert set(scores["method"]) == {"rankbygene", "mean", "color", "backbone"}
+    again = runner.invoke(cli.app, ["demo", "--out", str(tmp_path / "demo")])
+    assert again.exit_code == 2

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import rankbygene
+from rankbygene import errors
+
+ROOT = Path(__file__).parents[1]
+SUBPACKAGES = sorted(set(rankbygene.__all__) - {"__version__"})
+HEAVY = {"torch", "scvi", "scanpy", "anndata", "spatialdata", "matplotlib", "timm", "lightning"}
+
+
+def test_import_is_light_and_quick() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import rankbygene; rankbygene.__version__\n"
+        "print(time.perf_counter() - start, *sys.modules)"
+    )
+    # The quickest of three: other programs on the machine must not fail this test.
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        time, *modules = done.stdout.split()
+        seconds.append(float(time))
+        assert not HEAVY & set(modules)
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize("name", SUBPACKAGES)
+def test_subpackages_are_found_lazily_and_name_their_public_things(name: str) -> None:
+    package = getattr(rankbygene, name)
+    assert name in dir(rankbygene)
+    missing = [public for public in package.__all__ if not hasattr(package, public)]
+    assert not missing
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'models'"):
+        rankbygene.models  # noqa: B018
+
+
+def test_version_is_the_metadata_version() -> None:
+    assert rankbygene.__version__ == version("rankbygene")
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        ("InputValueError", ValueError),
+        ("InputKeyError", KeyError),
+        ("InputTypeError", TypeError),
+        ("BackboneError", RuntimeError),
+        ("TrainingError", RuntimeError),
+        ("NotTrainedError", RuntimeError),
+        ("OutputExistsError", FileExistsError),
+    ],
+)
+def test_errors_are_one_family_and_a_builtin_each(error: str, builtin: type[Exception]) -> None:
+    kind = getattr(errors, error)
+    assert issubclass(kind, errors.RankByGeneError)
+    assert issubclass(kind, builtin)
+    assert str(kind("two\nlines")) == "two\nlines"
+
+
+def test_problems_report_everything_at_once() -> None:
+    problems = errors.Problems("slide 'A'")
+    for text in ("first", "second"):
+        with problems.collect():
+            raise errors.InputKeyError(text)
+    with pytest.raises(
+        errors.InputKeyError, match=r"slide 'A': 2 problems\n  1. first\n  2. second"
+    ):
+        problems.raise_if_any()
+
+
+def test_problems_let_other_errors_pass() -> None:
+    with pytest.raises(ZeroDivisionError), errors.Problems().collect():
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SUBPACKAGES)
+def test_public_names_are_documented(name: str) -> None:
+    pages = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"^ +([a-z_.]+\.[A-Za-z_]\w*)$", pages, re.MULTILINE))
+    package = importlib.import_module(f"rankbygene.{name}")
+    things = {public: getattr(package, public) for public in package.__all__}
+    described = {k for k, v in things.items() if inspect.isclass(v) or inspect.isfunction(v)}
+    assert {f"{name}.{public}" for public in described} <= listed
+
+
+def test_extras_repeat_the_dependency_groups() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    assert extras["doc"] == groups["doc"]
+    assert set(groups["test"]) | set(groups["typecheck"]) <= set(extras["test"])
