@@ -186,3 +186,40 @@ def test_several_regions_of_one_table_are_several_slides(make_slides: Any, fit_t
     for region in regions:
         rows = (table.obs[attrs["region_key"]] == region).to_numpy()
         np.testing.assert_array_equal(table.obsm["X_rankbygene"][rows], latent[region])
+
+
+def test_a_logger_stands_beside_the_history_and_training_can_stop_early(
+    make_slides: Any, fit_tiny: Any, tmp_path: Any
+) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+
+    train = {
+        "batch_size": 16,
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "enable_progress_bar": False,
+    }
+    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+    model = fit_tiny(
+        make_slides(3),
+        max_epochs=6,
+        train_kwargs={
+            **train,
+            "logger": CSVLogger(tmp_path, name="logs"),
+            "callbacks": [checkpoint],
+            "early_stopping": True,
+            "early_stopping_patience": 1,
+            # A rate of zero never improves on the first epoch.
+            "plan_kwargs": {"lr": 0.0, "gene_lr": 0.0},
+        },
+    )
+    assert 1 < len(model.history["train_loss"]) < 6
+    logged = pd.read_csv(next(tmp_path.glob("logs/*/metrics.csv")))
+    assert {"train_loss", "validation_loss"} <= set(logged.columns)
+    assert (tmp_path / "last.ckpt").exists()
+    resumed = fit_tiny(
+        make_slides(3), max_epochs=6, train_kwargs={**train, "ckpt_path": tmp_path / "last.ckpt"}
+    )
+    done = len(model.history["train_loss"])
+    assert len(resumed.history["train_loss"]) == 6 - done

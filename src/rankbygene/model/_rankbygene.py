@@ -174,7 +174,7 @@ class RankByGene(BaseSpatialModel):
         logger
             A further Lightning logger; ``history`` is kept in memory in any case.
         callbacks
-            Further Lightning callbacks.
+            Further Lightning callbacks, such as a ``ModelCheckpoint``.
         **trainer_kwargs
             Passed to :class:`scvi.train.Trainer`; among them ``ckpt_path`` to resume,
             ``enable_progress_bar``.

@@ -63,6 +63,7 @@ def run_training(
     **trainer_kwargs: Any,
 ) -> None:
     """Fit ``plan`` and leave the best weights, the history and the device in ``model``."""
+    from lightning.pytorch.callbacks import Checkpoint
     from scvi.model._utils import parse_device_args
     from scvi.train import TrainRunner
     from scvi.train._logger import SimpleLogger
@@ -96,9 +97,11 @@ def run_training(
             benchmark=False,
             log_every_n_steps=1,
             logger=None if logger is None else [SimpleLogger(), logger],
-            callbacks=[*own, *callbacks],
+            callbacks=[*own, *(c for c in callbacks if not isinstance(c, Checkpoint))],
             **trainer_kwargs,
         )
+        # scvi's trainer knows one checkpoint callback, its own, which expects a model of AnnData.
+        runner.trainer.callbacks.extend(c for c in callbacks if isinstance(c, Checkpoint))
         runner()
 
 

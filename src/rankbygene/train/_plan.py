@@ -223,9 +223,18 @@ class RankByGenePlan(pl.LightningModule):
         self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed fit needs beside the weights."""
+        checkpoint["n_updates"] = self.n_updates
+        checkpoint["generator"] = self.generator.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written."""
+        self.n_updates = checkpoint["n_updates"]
+        self.generator.set_state(checkpoint["generator"])
+
     def on_train_start(self) -> None:
-        """Count the teacher's updates of this fit."""
-        self.n_updates = 0
+        """Note where the optimiser stands, which in a resumed fit is not at 0."""
         self._last_step = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
