@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from rankbygene.errors import BackboneError
 from rankbygene.nn import PATHOLOGY_BACKBONES, build_backbone
 from rankbygene.nn._backbone import PooledBackbone, _create
+from rankbygene.nn._weights import load_weights
 
 # Millions of parameters and width of the output, as their authors state them.
 SIZES = {
@@ -71,9 +73,14 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     misfit, pickled = tmp_path / "misfit.pth", tmp_path / "pickled.pth"
     torch.save({"other.weight": torch.zeros(2)}, misfit)
     torch.save({"weights": Path}, pickled)
+    broken, nameless = tmp_path / "broken.safetensors", tmp_path / "nameless.pth"
+    broken.write_bytes(b"no tensors")
+    torch.save(torch.zeros(2), nameless)
     for path, text in (
         (misfit, r"misfit\.pth do not fit backbone 'test_resnet'"),
-        (pickled, r"pickled\.pth is not a checkpoint of plain tensors"),
+        (pickled, r"pickled\.pth is not a file of plain tensors"),
+        (broken, r"broken\.safetensors is not a file of plain tensors"),
+        (nameless, "holds no named tensors"),
         (tmp_path / "none.pth", "there is no file"),
     ):
         with pytest.raises(BackboneError, match=text):
@@ -84,6 +91,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("resnet18", r"'resnet18'.*weights=.*pretrained=False"),
+        ("hf-hub:someone/resnet18@v2", r"'hf-hub:someone/resnet18@v2' could not be loaded"),
         ("uni", r"'uni'.*gated \(CC-BY-NC-ND-4\.0\).*huggingface\.co/MahmoodLab/UNI"),
     ],
 )
@@ -100,9 +108,49 @@ def test_offline_is_said_at_once(name: str, text: str, monkeypatch: Any, tmp_pat
     assert isinstance(caught.value.__cause__, urllib.error.URLError)
 
 
-def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(BackboneError, match=r"'resnet_9000'.*uni2"):
-        build_backbone("resnet_9000", pretrained=False)
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_unknown_names_list_the_choices(pretrained: bool) -> None:
+    with pytest.raises(BackboneError, match=r"'mobilenetv3_smal' is not known.*_small_100'.*uni2"):
+        build_backbone("mobilenetv3_smal", pretrained=pretrained)
+    with pytest.raises(BackboneError, match="module of your own"):
+        build_backbone("custom", pretrained=pretrained)
+
+
+# Families whose width differs from timm's `num_features`, or that take their tile size otherwise.
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "levit_128s", "mobilevit_xxs"])
+def test_width_and_tile_size_of_other_families(name: str) -> None:
+    network, spec = build_backbone(name, pretrained=False, tile_px=64)
+    assert network.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, spec.n_features)
+
+
+def test_tiles_must_be_made_of_whole_patches() -> None:
+    with pytest.raises(ValueError, match=r"tile_px=70 .*patch of 16 px; pass tile_px=64 or 80"):
+        build_backbone("test_vit", pretrained=False, tile_px=70)
+
+
+def test_position_embedding_of_a_file_is_resampled(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("test_vit", num_classes=0, img_size=160)
+    save_file(source.state_dict(), tmp_path / "large.safetensors")
+    target = timm.create_model("test_vit", num_classes=0, img_size=64)
+    load_weights(target, tmp_path / "large.safetensors", "test_vit")
+    assert target.pos_embed.shape != source.pos_embed.shape
+    assert torch.equal(target.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+
+
+def test_class_token_is_taken_where_a_model_gives_all_tokens() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 160, 160)
+    with torch.no_grad():
+        for name, has_class in (("test_vit2", False), ("test_vit", True)):
+            network = timm.create_model(name, num_classes=0, global_pool="").eval()
+            tokens = network(images)
+            patches = tokens[:, network.num_prefix_tokens :].mean(1)
+            wanted = tokens[:, 0] if has_class else patches
+            assert torch.allclose(PooledBackbone(network)(images), wanted)
+            if has_class:
+                both = PooledBackbone(network, "token+mean")(images)
+                assert torch.allclose(both, torch.cat([tokens[:, 0], patches], 1))
 
 
 class Shaped(nn.Module):

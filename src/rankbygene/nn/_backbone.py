@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import urllib.request
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,17 @@ import torch
 from torch import nn
 
 from rankbygene.errors import BackboneError, InputValueError
+from rankbygene.nn._hub import check_obtainable, why_not
 from rankbygene.nn._pathology import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PATHOLOGY_BACKBONES,
     PathologyBackbone,
+    Pooling,
 )
+from rankbygene.nn._weights import hash_weights, load_weights
 
-__all__ = ["BackboneSpec", "build_backbone", "read_tensors"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["BackboneSpec", "build_backbone"]
 
 CUSTOM = "custom"
 
@@ -62,25 +61,29 @@ class BackboneSpec:
 class PooledBackbone(nn.Module):
     """Encoder whose output is always one vector per image, ``[B, n_features]``.
 
-    Maps ``[B, C, H, W]`` are averaged over space and tokens ``[B, T, C]`` over tokens;
-    ``token+mean`` sets the class token beside the mean of the patch tokens.
+    Maps ``[B, C, H, W]`` are averaged over space. Of tokens ``[B, T, C]`` the class token is taken
+    where the network has one, else the mean of the patch tokens; ``token+mean`` sets the class
+    token beside that mean.
     """
 
-    def __init__(self, network: nn.Module, pooling: str = "timm") -> None:
+    def __init__(self, network: nn.Module, pooling: Pooling = "token") -> None:
         super().__init__()
         self.network = network
         self.pooling = pooling
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        network: Any = self.network
+        n_prefix = getattr(network, "num_prefix_tokens", 0)
         if self.pooling == "token+mean":
-            network: Any = self.network
             tokens = network.forward_features(images)
-            patches = tokens[:, network.num_prefix_tokens :]
-            return torch.cat([tokens[:, 0], patches.mean(1)], dim=1)
-        features: torch.Tensor = self.network(images)
+            return torch.cat([tokens[:, 0], tokens[:, n_prefix:].mean(1)], dim=1)
+        features: torch.Tensor = network(images)
         if features.ndim == 4:
             return features.mean((-1, -2))
-        return features.mean(1) if features.ndim == 3 else features
+        if features.ndim == 3:
+            has_class = getattr(network, "cls_token", None) is not None
+            return features[:, 0] if has_class else features[:, n_prefix:].mean(1)
+        return features
 
 
 def build_backbone(
@@ -96,14 +99,16 @@ def build_backbone(
     ----------
     backbone
         A name in ``PATHOLOGY_BACKBONES``, a timm model name, an ``hf-hub:`` id, or a module that
-        maps ``[B, 3, H, W]`` to vectors, maps or tokens.
+        maps ``[B, 3, H, W]`` to vectors, maps ``[B, C, H, W]`` or tokens ``[B, T, C]``.
     pretrained
-        Load published weights. The default backbone's are Apache-2.0 and not gated.
+        Load published weights. The default backbone's are Apache-2.0 and not gated. Of the
+        pathology encoders, ``"h-optimus-0"`` (Apache-2.0, 1.1 billion parameters) and, for
+        non-commercial research, ``"kaiko-vits16"`` (22 million) need no request for access.
     weights
         Local file of weights instead: safetensors, or a checkpoint of tensors.
     tile_px
-        Side of the tiles, where it is not the encoder's own; vision transformers then interpolate
-        their position embedding.
+        Side of the tiles in pixels, where it is not the encoder's own; a vision transformer then
+        interpolates its position embedding.
 
     Returns
     -------
@@ -113,6 +118,9 @@ def build_backbone(
     ------
     BackboneError
         The name is unknown, or weights cannot be had (offline, gated, missing or unfit file).
+    InputValueError
+        ``tile_px`` is no multiple of the patch size, ``weights`` came with a module, or a module
+        gives something other than vectors, maps or tokens.
     """
     if isinstance(backbone, nn.Module):
         if weights is not None:
@@ -125,140 +133,99 @@ def build_backbone(
         name, card = backbone, PATHOLOGY_BACKBONES.get(backbone)
         pretrained = pretrained and weights is None
         created = _create(backbone, card, pretrained=pretrained, tile_px=tile_px)
-        network = PooledBackbone(created, card.pooling if card else "timm")
+        network = PooledBackbone(created, card.pooling if card else "token")
     if weights is not None:
-        _load_weights(network.network, Path(weights), name)
+        load_weights(network.network, Path(weights), name)
+    if tile_px is not None:
+        _check_patches(network.network, tile_px)
     return network, _describe(network, name, card, pretrained, weights, tile_px)
 
 
 def _create(
     name: str, card: PathologyBackbone | None, *, pretrained: bool, tile_px: int | None
 ) -> nn.Module:
+    if card is None:
+        _check_known(name)
+        timm_name, arguments = name, {}
+    else:
+        timm_name = f"hf-hub:{card.hub_id}" if pretrained else card.architecture
+        arguments = _card_arguments(card)
+    check_obtainable(name, card, pretrained=pretrained)
+    sizes = _size_arguments(name, tile_px) if card is None else [{}]
+    try:
+        return _first_accepted(timm_name, sizes, pretrained=pretrained, num_classes=0, **arguments)
+    except Exception as error:
+        raise BackboneError(why_not(name, card, error, pretrained=pretrained)) from error
+
+
+def _check_known(name: str) -> None:
     import timm
 
-    arguments: dict[str, Any] = {"num_classes": 0}
-    timm_name = name
-    if card is not None:
-        arguments |= _card_arguments(card)
-        timm_name = f"hf-hub:{card.hub_id}" if pretrained else card.architecture
-    if tile_px is not None and "vit" in timm_name:
-        arguments["dynamic_img_size"] = True
-    if pretrained:
-        _check_obtainable(name, card)
-    try:
-        created: nn.Module = timm.create_model(timm_name, pretrained=pretrained, **arguments)
-    except Exception as error:
-        raise BackboneError(_why_not(name, card, pretrained)) from error
+    if ":" in name or timm.is_model(name):
+        return
+    if name == CUSTOM:
+        msg = "this encoder is a module of your own and cannot be built by name; pass it as `backbone`"
+        raise BackboneError(msg)
+    close = difflib.get_close_matches(name, [*PATHOLOGY_BACKBONES, *timm.list_models()], n=3)
+    meant = f" Did you mean {', '.join(map(repr, close))}?" if close else ""
+    msg = (
+        f"backbone {name!r} is not known.{meant} Pass a timm model name (`timm.list_models()`), an "
+        f"'hf-hub:' id, a torch module, or one of {', '.join(PATHOLOGY_BACKBONES)}."
+    )
+    raise BackboneError(msg)
+
+
+def _size_arguments(name: str, tile_px: int | None) -> list[dict[str, Any]]:
+    """Ways to tell a timm model the size of its images; convolutional ones need none."""
+    import timm
+
+    config = None if ":" in name else timm.get_pretrained_cfg(name)
+    if tile_px is None or (config is not None and config.input_size[-1] == tile_px):
+        return [{}]
+    return [{"dynamic_img_size": True}, {"img_size": tile_px}, {}]
+
+
+def _first_accepted(timm_name: str, sizes: list[dict[str, Any]], **arguments: Any) -> nn.Module:
+    import timm
+
+    *attempts, last = sizes
+    for size in attempts:
+        (argument,) = size
+        try:
+            created: nn.Module = timm.create_model(timm_name, **arguments, **size)
+        except TypeError as error:
+            if argument not in str(error):
+                raise
+            continue
+        # Some architectures swallow arguments that they do not know.
+        if argument == "img_size" or getattr(created, argument, False):
+            return created
+    created = timm.create_model(timm_name, **arguments, **last)
     return created
 
 
-def _check_obtainable(name: str, card: PathologyBackbone | None) -> None:
-    """Fail at once where weights are neither cached nor reachable; the hub retries for a minute."""
-    import timm
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if card is not None:
-        repository = card.hub_id
-    elif ":" in name:
-        repository = name.partition(":")[2]
-    else:
-        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-        repository = (config.hf_hub_id if config else None) or ""
-    files = ("model.safetensors", "pytorch_model.bin")
-    if not repository or any(
-        isinstance(try_to_load_from_cache(repository, file), str) for file in files
-    ):
+def _check_patches(network: nn.Module, tile_px: int) -> None:
+    if not hasattr(network, "num_prefix_tokens"):  # only plain transformers cannot pad
         return
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
-    except OSError as error:
-        raise BackboneError(_why_not(name, card, pretrained=True)) from error
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1,))[0]
+    if tile_px % patch:
+        below = tile_px // patch * patch
+        msg = (
+            f"tile_px={tile_px} is no multiple of the encoder's patch of {patch} px; pass "
+            f"tile_px={max(below, patch)} or {below + patch}"
+        )
+        raise InputValueError(msg)
 
 
 def _card_arguments(card: PathologyBackbone) -> dict[str, Any]:
-    arguments = dict(card.arguments) | {"dynamic_img_size": True}
+    arguments: dict[str, Any] = {**card.arguments, "dynamic_img_size": True}
+    # Some published configurations leave out the pooling, and would give all tokens.
+    arguments["global_pool"] = "token" if card.pooling == "token" else ""
     if card.swiglu:
         from timm.layers import SwiGLUPacked  # type: ignore[attr-defined]
 
         arguments |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
     return arguments
-
-
-def _why_not(name: str, card: PathologyBackbone | None, pretrained: bool) -> str:
-    if not pretrained:
-        known = ", ".join(PATHOLOGY_BACKBONES)
-        return (
-            f"backbone {name!r} cannot be built; pass a timm model name (`timm.list_models()`), one "
-            f"of {known}, or a torch module. An `hf-hub:` id needs the network for its description."
-        )
-    gated = ""
-    if card is not None and card.gated:
-        gated = (
-            f" Its weights are gated ({card.licence}): ask for access at "
-            f"https://huggingface.co/{card.hub_id} and log in with `hf auth login`."
-        )
-    return (
-        f"weights of backbone {name!r} could not be loaded: the hub cannot be reached, or refuses "
-        f"access.{gated} Offline, pass `weights=` a local file, or `pretrained=False` to start from "
-        "random weights."
-    )
-
-
-def _load_weights(network: nn.Module, path: Path, name: str) -> None:
-    try:
-        state = _strip_classifier(read_tensors(path), network)
-        network.load_state_dict(state)
-    except BackboneError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        msg = (
-            f"weights in {path} do not fit backbone {name!r}: {error}. Give a file of that "
-            "architecture, or another backbone."
-        )
-        raise BackboneError(msg) from error
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read tensors from safetensors or from a checkpoint, without running any code in it.
-
-    Raises
-    ------
-    BackboneError
-        The file is missing or holds something else.
-    """
-    if not path.is_file():
-        msg = (
-            f"there is no file {path}; pass the path of a weight file, or `pretrained=False` to start "
-            "from random weights"
-        )
-        raise BackboneError(msg)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        loaded: Any = load_file(path)
-    else:
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            msg = f"{path} is not a checkpoint of plain tensors, so it is not opened: {error}"
-            raise BackboneError(msg) from error
-    for key in ("state_dict", "model", "teacher"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    tensors = {name: value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        msg = f"{path} holds no tensors"
-        raise BackboneError(msg)
-    return tensors
-
-
-def _strip_classifier(
-    state: dict[str, torch.Tensor], network: nn.Module
-) -> dict[str, torch.Tensor]:
-    """Leave out the classifier that a published file may hold and this encoder does not."""
-    wanted = set(network.state_dict())
-    heads = ("fc.", "head.", "classifier.")
-    return {k: v for k, v in state.items() if k in wanted or not k.startswith(heads)}
 
 
 def _describe(
@@ -279,7 +246,7 @@ def _describe(
         own_px, own_um, mean, std = card.tile_px, card.tile_um, card.mean, card.std
     return BackboneSpec(
         name=name,
-        n_features=_count_features(network, tile_px or own_px, name),
+        n_features=_count_features(network, card, tile_px or own_px),
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
         tile_um=own_um,
@@ -290,10 +257,10 @@ def _describe(
     )
 
 
-def _count_features(network: PooledBackbone, tile_px: int, name: str) -> int:
-    declared = getattr(network.network, "num_features", None)
-    if isinstance(declared, int) and name != CUSTOM:
-        return declared * (2 if network.pooling == "token+mean" else 1)
+def _count_features(network: PooledBackbone, card: PathologyBackbone | None, tile_px: int) -> int:
+    if card is not None:
+        inner: Any = network.network
+        return int(inner.num_features) * (2 if network.pooling == "token+mean" else 1)
     was_training = network.training
     parameter = next(network.parameters(), torch.zeros(()))
     with torch.no_grad():
@@ -305,12 +272,3 @@ def _count_features(network: PooledBackbone, tile_px: int, name: str) -> int:
         )
         raise InputValueError(msg)
     return int(output.shape[1])
-
-
-def hash_weights(network: nn.Module) -> str:
-    """SHA-256 over the names and bytes of all tensors, independent of their device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

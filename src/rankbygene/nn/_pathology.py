@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 __all__ = ["PATHOLOGY_BACKBONES", "PathologyBackbone", "Pooling"]
 
-Pooling = Literal["timm", "token+mean"]
+Pooling = Literal["token", "token+mean"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
@@ -34,8 +34,8 @@ class PathologyBackbone:
     mean, std
         Channel statistics on the scale [0, 1].
     pooling
-        ``"timm"``: timm's own pooling. ``"token+mean"``: class token beside the mean of the patch
-        tokens, as the Virchow cards ask for.
+        ``"token"``: the class token. ``"token+mean"``: class token beside the mean of the patch
+        tokens (registers left out), as the Virchow cards ask for.
     swiglu
         Whether the blocks hold packed SwiGLU layers with SiLU.
     tile_um, tile_px
@@ -49,7 +49,7 @@ class PathologyBackbone:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    pooling: Pooling = "timm"
+    pooling: Pooling = "token"
     swiglu: bool = False
     tile_um: float = 112.0
     tile_px: int = 224
