@@ -101,6 +101,26 @@ def test_released_form_against_its_definition() -> None:
     assert float(value) == pytest.approx(expected / 2)
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_scale_of_the_sum(variant: str) -> None:
+    n = 6
+    image, gene = random_pair(n)
+    values = [
+        ranking_consistency(
+            image,
+            gene,
+            None,
+            variant,  # type: ignore[arg-type]
+            generator=torch.Generator().manual_seed(0),
+            reduction=reduction,  # type: ignore[arg-type]
+        )
+        for reduction in ("mean", "sum_over_n", None)
+    ]
+    # Of the n pairs of an anchor and a shift, two touch the anchor itself.
+    assert float(values[1] / values[0]) == pytest.approx(n - 2 if variant == "paper" else n)
+    assert values[2] == values[variant == "released"]
+
+
 def test_sampled_triplets_average_to_all_of_them() -> None:
     image, gene = random_pair(7)
     full = float(ranking_consistency(image, gene, None))
@@ -166,3 +186,7 @@ def test_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             ranking_consistency(image, image, shifts, variant)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'mean' or 'sum_over_n'"):
+        ranking_consistency(square, square, reduction="sum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'cosine' or 'softmax'"):
+        similarity(square, "euclidean")  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from rankbygene.train._scores import RunningPearson
 N_GENES = 4
 
 
-def make_module(head: str = "joint") -> RankByGeneModule:
+def make_module(head: str = "joint", scaling: str = "standard") -> RankByGeneModule:
     torch.manual_seed(0)
     backbone = nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2),
@@ -41,7 +41,13 @@ def make_module(head: str = "joint") -> RankByGeneModule:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    return RankByGeneModule(backbone, n_features=6, n_genes=N_GENES, head=head)  # type: ignore[arg-type]
+    return RankByGeneModule(
+        backbone,
+        n_features=6,
+        n_genes=N_GENES,
+        head=head,  # type: ignore[arg-type]
+        scaling=scaling,  # type: ignore[arg-type]
+    )
 
 
 def make_batches(n: int = 4, size: int = 8, seed: int = 0) -> list[dict[str, torch.Tensor]]:
@@ -89,6 +95,17 @@ def test_views_reach_all_eight_orientations_equally(view: Callable[..., torch.Te
     counts = [int((batch[:, 0] == one).all((1, 2)).sum()) for one in known]
     assert sum(counts) == 800
     assert min(counts) > 65
+
+
+def test_released_views_never_meet() -> None:
+    tile = torch.arange(9.0).view(1, 1, 3, 3).expand(400, 3, 3, 3) / 20 + 0.3
+    reached = []
+    for view, settings in ((strong_view, {"jitter": 0.0, "grayscale": 0.0}), (weak_view, {})):
+        batch = view(tile, torch.Generator().manual_seed(0), orientation="released", **settings)
+        reached.append({tuple(one[0].flatten().tolist()) for one in batch})
+    known = {tuple(one[0, 0].flatten().tolist()) for one in orientations(tile[:1])}
+    assert [len(one) for one in reached] == [4, 4]
+    assert reached[0] | reached[1] == known
 
 
 def test_strong_views_change_colours_image_by_image_and_repeat() -> None:
@@ -170,6 +187,20 @@ def test_every_term_is_logged_and_reaches_its_part() -> None:
     ):
         assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in part.parameters())
     assert all(p.grad is None for p in module.teacher.parameters())
+
+
+def test_validation_repeats_and_leaves_torch_alone() -> None:
+    plan = RankByGenePlan(make_module()).eval()
+    (batch,) = make_batches(1)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    values = []
+    for _ in range(2):
+        plan.on_validation_epoch_start()
+        terms = plan.losses(batch, plan.validation_generator)
+        values.append(torch.stack(list(terms.values())))
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("detach", [True, False])
@@ -263,6 +294,20 @@ def test_the_best_epoch_survives_a_failure() -> None:
     assert torch.equal(plan.module.expression_mean, torch.zeros(N_GENES))
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_the_best_epoch_survives_an_interruption(error: type[BaseException]) -> None:
+    class Interrupting(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                pl_module.module.expression_mean.fill_(7)
+                raise error
+
+    plan = RankByGenePlan(make_module())
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        run(plan, max_epochs=3, callbacks=[BestWeights(), Interrupting()])
+    assert torch.equal(plan.module.expression_mean, torch.zeros(N_GENES))
+
+
 def test_a_broken_loss_is_named_with_its_step() -> None:
     batches = make_batches(6)
     batches[3]["expression"][0, 0] = float("nan")
@@ -294,24 +339,29 @@ def test_running_pearson_equals_the_metric(size: int) -> None:
     assert torch.isnan(running.compute())
 
 
-def test_the_frozen_head_learns_and_repeats() -> None:
+@pytest.mark.parametrize("scaling", ["standard", "spot"])
+def test_the_frozen_head_learns_and_repeats(scaling: str) -> None:
     generator = torch.Generator().manual_seed(0)
     features = 3 + 5 * torch.randn(200, 6, generator=generator)
+    if scaling == "spot":  # what it cannot see: the level and spread of a spot
+        features[:, 0], features[:, 1] = -40, 40
     targets = features @ torch.randn(6, N_GENES, generator=generator)
     measured = torch.ones(200, N_GENES, dtype=torch.bool)
     measured[:, 3] = False
     train, validation = torch.arange(150), torch.arange(150, 200)
     predictions, histories = [], []
     for broken in (0.0, 1e6):
-        module = make_module("frozen")
+        module = make_module("frozen", scaling)
         module.set_expression_stats(targets.mean(0), targets.std(0))
         noisy = targets.clone()
         noisy[:, 3] += broken
-        torch.manual_seed(0)
+        torch.manual_seed(int(broken))
+        before = torch.get_rng_state()
         histories.append(
             fit_head(module, features, noisy, measured, train=train, validation=validation, lr=1e-3)
         )
         predictions.append(module.predict_from_features(features))
+        assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(predictions[0], predictions[1])
     error = (predictions[0] - targets)[validation][:, :3].square().mean(0)
     assert bool((error < 0.2 * targets[validation][:, :3].var(0)).all())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rankbygene.errors import InputValueError
-from rankbygene.nn import ExpressionMLP, ResidualMLP, orientations
+from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, orientations
 
 __all__ = ["ImageBranch", "RankByGeneModule"]
 
@@ -54,8 +54,8 @@ class RankByGeneModule(nn.Module):
     head
         ``"joint"``: a linear predictor, trained with the encoders. ``"frozen"``: the perceptron
         of the paper, to be trained on finished features.
-    n_hidden, dropout
-        Of the frozen head.
+    n_hidden, dropout, scaling
+        Of the frozen head, see :class:`~rankbygene.nn.ExpressionMLP`.
     pixel_mean, pixel_std
         Channel statistics that the backbone expects, on the scale [0, 1].
 
@@ -75,6 +75,7 @@ class RankByGeneModule(nn.Module):
         head: Literal["joint", "frozen"] = "joint",
         n_hidden: int = 1024,
         dropout: float = 0.1,
+        scaling: FeatureScaling = "standard",
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
@@ -86,7 +87,7 @@ class RankByGeneModule(nn.Module):
         predictor: nn.Module = (
             nn.Linear(n_features, n_genes)
             if head == "joint"
-            else ExpressionMLP(n_features, n_genes, n_hidden, dropout)
+            else ExpressionMLP(n_features, n_genes, n_hidden, dropout, scaling)
         )
         self.head = head
         self.n_genes = n_genes

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["ExpressionMLP", "ResidualMLP"]
+__all__ = ["ExpressionMLP", "FeatureScaling", "ResidualMLP"]
+
+FeatureScaling = Literal["standard", "spot"]
 
 
 class ResidualMLP(nn.Module):
@@ -49,15 +53,43 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
+class SpotRange(nn.Module):
+    """Scale the features ``[B, n]`` of each spot to [0, 1] by their own smallest and largest."""
+
+    def fit(self, features: torch.Tensor) -> None:
+        """Nothing is learnt: a spot is scaled by itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low, high = x.aminmax(dim=1, keepdim=True)
+        return (x - low) / (high - low + 1e-8)
+
+
 class ExpressionMLP(nn.Module):
     """Perceptron with two hidden layers: features ``[B, n_in]`` to expression ``[B, n_genes]``.
 
-    The downstream predictor of :cite:p:`huang2024rankbygene`, on standardised features.
+    The downstream predictor of :cite:p:`huang2024rankbygene`.
+
+    Parameters
+    ----------
+    n_in, n_genes, n_hidden
+        Widths.
+    dropout
+        After each hidden layer.
+    scaling
+        ``"standard"``: each feature is standardised over the training spots. ``"spot"``: the
+        features of each spot are scaled to [0, 1], as the authors' code does.
     """
 
-    def __init__(self, n_in: int, n_genes: int, n_hidden: int = 1024, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        n_in: int,
+        n_genes: int,
+        n_hidden: int = 1024,
+        dropout: float = 0.1,
+        scaling: FeatureScaling = "standard",
+    ) -> None:
         super().__init__()
-        self.scale = Standardize(n_in)
+        self.scale = Standardize(n_in) if scaling == "standard" else SpotRange()
         self.layers = nn.Sequential(
             nn.Linear(n_in, n_hidden),
             nn.ReLU(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import pandas as pd
@@ -46,7 +48,7 @@ def fit_head(
     max_epochs, batch_size, lr, weight_decay
         Of AdamW.
     seed
-        Of the order of the spots.
+        Of the order of the spots and of dropout; torch's own random state stays as it was.
 
     Returns
     -------
@@ -54,8 +56,7 @@ def fit_head(
 
     References
     ----------
-    :cite:p:`huang2024rankbygene`; the released code scales each spot's features to [0, 1] where
-    this standardises each feature over the training spots.
+    :cite:p:`huang2024rankbygene`
     """
     device = module.expression_mean.device
     features, measured = features.to(device), measured.to(device)
@@ -64,39 +65,63 @@ def fit_head(
     predictor = cast("ExpressionMLP", module.teacher.predictor).requires_grad_(True)
     predictor.scale.fit(features[train])
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=lr, weight_decay=weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    history, best, best_state, best_epoch = [], float("inf"), None, 0
-
-    def error(rows: torch.Tensor) -> torch.Tensor:
-        difference = F.mse_loss(predictor(features[rows]), targets[rows], reduction="none")
-        return (difference * measured[rows]).sum() / measured[rows].sum().clamp(min=1)
-
-    for epoch in range(max_epochs):
-        predictor.train()
-        losses = []
-        for rows in _batches(train, batch_size, generator):
-            loss = error(rows)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            losses.append(loss.detach())
-        record = {"train_loss": float(torch.stack(losses).mean())}
-        if len(validation):
-            predictor.eval()
-            with torch.no_grad():
-                record["validation_loss"] = float(error(validation))
-            if record["validation_loss"] < best:
-                best, best_epoch = record["validation_loss"], epoch
-                best_state = copy.deepcopy(predictor.state_dict())
-        history.append(record)
-        if len(validation) and epoch - best_epoch >= patience:
-            break
+    error = partial(_error, predictor, features, targets, measured)
+    order = torch.Generator().manual_seed(seed)
+    history: list[dict[str, float]] = []
+    best, best_state, best_epoch = math.inf, None, 0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for epoch in range(max_epochs):
+            loss = _train_epoch(predictor, optimizer, error, train, batch_size, order)
+            history.append({"train_loss": loss})
+            if not len(validation):
+                continue
+            loss = _evaluate(predictor, error, validation)
+            history[-1]["validation_loss"] = loss
+            if loss < best:
+                best, best_state, best_epoch = loss, copy.deepcopy(predictor.state_dict()), epoch
+            if epoch - best_epoch >= patience:
+                break
     if best_state is not None:
         predictor.load_state_dict(best_state)
     predictor.eval().requires_grad_(False)
     return pd.DataFrame(history).rename_axis("epoch")
 
 
-def _batches(rows: torch.Tensor, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-    yield from torch.split(order, size)
+def _error(
+    predictor: ExpressionMLP,
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    measured: torch.Tensor,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    difference = F.mse_loss(predictor(features[rows]), targets[rows], reduction="none")
+    return (difference * measured[rows]).sum() / measured[rows].sum().clamp(min=1)
+
+
+def _train_epoch(
+    predictor: ExpressionMLP,
+    optimizer: torch.optim.Optimizer,
+    error: Callable[[torch.Tensor], torch.Tensor],
+    rows: torch.Tensor,
+    batch_size: int,
+    order: torch.Generator,
+) -> float:
+    predictor.train()
+    losses = []
+    shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
+    for batch in torch.split(shuffled, batch_size):
+        loss = error(batch)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
+
+
+@torch.no_grad()
+def _evaluate(
+    predictor: ExpressionMLP, error: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor
+) -> float:
+    predictor.eval()
+    return float(error(rows))

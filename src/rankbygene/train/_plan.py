@@ -13,10 +13,17 @@ import torch.nn.functional as F
 
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
-from rankbygene.nn.losses import RankingVariant, info_nce, ranking_consistency, similarity
+from rankbygene.nn.losses import (
+    RankingReduction,
+    RankingVariant,
+    Similarity,
+    info_nce,
+    ranking_consistency,
+    similarity,
+)
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
 from rankbygene.train._scores import RunningPearson
-from rankbygene.train._views import strong_view, weak_view
+from rankbygene.train._views import Orientation, strong_view, weak_view
 
 __all__ = ["RELEASED", "RankByGenePlan"]
 
@@ -28,6 +35,7 @@ RELEASED: dict[str, Any] = {
     "ranking_variant": "released",
     "ranking_similarity": "softmax",
     "detach_gene": False,
+    "orientation": "released",
     "lr": 1e-4,
     "gene_lr": 1e-3,
     "weight_decay": 0.0,
@@ -55,12 +63,14 @@ class RankByGenePlan(pl.LightningModule):
     temperature, symmetric
         Of both contrasts, see :func:`~rankbygene.nn.losses.info_nce`; ``symmetric`` applies to
         the contrast of genes and images.
-    ranking_variant, n_shifts
+    ranking_variant, ranking_reduction, n_shifts
         See :func:`~rankbygene.nn.losses.ranking_consistency`.
     ranking_similarity
         See :func:`~rankbygene.nn.losses.similarity`.
     detach_gene
         Let genes lead: the ranking loss then moves the image side alone.
+    orientation
+        Which orientations the views take, see :func:`~rankbygene.train.weak_view`.
     lr, gene_lr, weight_decay
         Of AdamW, for the image side and for the gene encoder.
     warmup
@@ -89,9 +99,11 @@ class RankByGenePlan(pl.LightningModule):
         temperature: float = 0.1,
         symmetric: bool = False,
         ranking_variant: RankingVariant = "paper",
-        ranking_similarity: Literal["cosine", "softmax"] = "cosine",
+        ranking_reduction: RankingReduction | None = None,
+        ranking_similarity: Similarity = "cosine",
         n_shifts: int | None = 1,
         detach_gene: bool = True,
+        orientation: Orientation = "all",
         lr: float = 1e-3,
         gene_lr: float = 1e-3,
         weight_decay: float = 0.05,
@@ -114,7 +126,8 @@ class RankByGenePlan(pl.LightningModule):
         }
         self.temperature, self.symmetric = temperature, symmetric
         self.ranking_variant, self.n_shifts = ranking_variant, n_shifts
-        self.ranking_similarity = ranking_similarity
+        self.ranking_reduction, self.ranking_similarity = ranking_reduction, ranking_similarity
+        self.orientation = orientation
         self.detach_gene = detach_gene
         self.lr, self.gene_lr, self.weight_decay = lr, gene_lr, weight_decay
         self.warmup = warmup
@@ -130,7 +143,8 @@ class RankByGenePlan(pl.LightningModule):
         """Compute every term that has a weight, unweighted, for one batch."""
         module = self.module
         images = batch["image"].to(module.pixel_mean.dtype) / 255
-        features = module.image_features(strong_view(images, generator), "student")
+        strong = strong_view(images, generator, orientation=self.orientation)
+        features = module.image_features(strong, "student")
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
             return self._terms(batch, images, features.float(), generator)
@@ -155,9 +169,11 @@ class RankByGenePlan(pl.LightningModule):
                 n_shifts=self.n_shifts,
                 variant=self.ranking_variant,
                 generator=generator,
+                reduction=self.ranking_reduction,
             )
         if self.weights["distillation"]:
-            target = self._teacher_latent(weak_view(images, generator))
+            weak = weak_view(images, generator, orientation=self.orientation)
+            target = self._teacher_latent(weak)
             terms["distillation"] = info_nce(latent, target, self.temperature)
         if self.weights["expression"]:
             terms["expression"] = self._expression_error(features, batch)

@@ -29,8 +29,8 @@ class RunningPearson:
         slide: torch.Tensor,
     ) -> None:
         """Add a batch: three ``[B, n_genes]`` and the slide of each spot ``[B]``."""
-        x, y = truth.double().cpu(), predicted.double().cpu()
-        ones = measured.double().cpu()
+        x, y = truth.cpu().double(), predicted.cpu().double()
+        ones = measured.cpu().double()
         slides = slide.cpu()
         for number in sorted(set(slides.tolist())):
             own = slides == number

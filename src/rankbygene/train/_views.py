@@ -6,9 +6,13 @@ drawn from a generator on the CPU, so that nothing waits for the device.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-__all__ = ["color_jitter", "random_orientation", "strong_view", "weak_view"]
+__all__ = ["Orientation", "color_jitter", "random_orientation", "strong_view", "weak_view"]
+
+Orientation = Literal["all", "released"]
 
 # Weights of the luma of ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
@@ -16,14 +20,33 @@ _LUMA = (0.299, 0.587, 0.114)
 
 def random_orientation(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Put every image into one of its eight orientations, all equally likely."""
-    images = torch.where(_coin(images, 0.5, generator), images.flip(-1), images)
-    images = torch.where(_coin(images, 0.5, generator), images.flip(-2), images)
+    images = _random_flips(images, generator)
     return torch.where(_coin(images, 0.5, generator), images.transpose(-1, -2), images)
 
 
-def weak_view(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the teacher's view: a random orientation."""
-    return random_orientation(images, generator)
+def _random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    images = torch.where(_coin(images, 0.5, generator), images.flip(-1), images)
+    return torch.where(_coin(images, 0.5, generator), images.flip(-2), images)
+
+
+def weak_view(
+    images: torch.Tensor, generator: torch.Generator, *, orientation: Orientation = "all"
+) -> torch.Tensor:
+    """Return the teacher's view: a random orientation.
+
+    Parameters
+    ----------
+    images
+        float ``[B, 3, H, W]`` in [0, 1].
+    generator
+        Source of every random choice.
+    orientation
+        ``"all"``: any of the eight. ``"released"``: the four that the authors' code can reach,
+        none of which it ever shows to the student (its quarter turn is never left out).
+    """
+    if orientation == "all":
+        return random_orientation(images, generator)
+    return torch.rot90(_random_flips(images, generator), 1, (-2, -1))
 
 
 def strong_view(
@@ -32,6 +55,7 @@ def strong_view(
     *,
     jitter: float = 0.8,
     grayscale: float = 0.2,
+    orientation: Orientation = "all",
 ) -> torch.Tensor:
     """Return the student's view: random orientation, colour jitter, sometimes no colour.
 
@@ -43,13 +67,16 @@ def strong_view(
         Source of every random choice.
     jitter, grayscale
         Probability of colour jitter and of losing colour.
+    orientation
+        ``"all"``: any of the eight. ``"released"``: flips alone, which reach four.
 
     References
     ----------
     Strengths (brightness, contrast, saturation 0.2, hue 0.1) after the released code of
     :cite:p:`huang2024rankbygene`.
     """
-    images = random_orientation(images, generator)
+    oriented = random_orientation if orientation == "all" else _random_flips
+    images = oriented(images, generator)
     jittered = color_jitter(images, generator)
     images = torch.where(_coin(images, jitter, generator), jittered, images)
     gray = _luma(images).expand_as(images)
