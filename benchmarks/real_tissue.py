@@ -102,7 +102,7 @@ def visium(out: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the three data sets."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("real-tissue"))
     parser.add_argument("--epochs", type=int, default=30)
     arguments = parser.parse_args()
     out: Path = arguments.out
