@@ -34,6 +34,57 @@ def test_whatever_stops_the_block_leaves_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt()], ids=str)
+def test_a_stopped_exchange_puts_back_what_was_there(
+    tmp_path: Path, monkeypatch: Any, error: BaseException
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def stop_at_the_second(self: Path, goal: Path) -> Path:
+        if self.name == "new":
+            raise error
+        return rename(self, goal)
+
+    monkeypatch.setattr(Path, "rename", stop_at_the_second)
+    with pytest.raises(type(error)), atomic_directory(target, overwrite=True) as folder:
+        (folder / "new.txt").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["old.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_only_copy_is_kept_when_it_cannot_be_put_back(tmp_path: Path, monkeypatch: Any) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def move_aside_only(self: Path, goal: Path) -> Path:
+        if self.name in ("new", "old"):
+            raise OSError(5, "broken disk")
+        return rename(self, goal)
+
+    monkeypatch.setattr(Path, "rename", move_aside_only)
+    with pytest.raises(OSError, match="broken"), atomic_directory(target, overwrite=True):
+        pass
+    (kept,) = tmp_path.glob(".out.*/old/old.txt")
+    assert kept.read_text() == "old"
+
+
+def test_the_working_directory_is_not_replaced(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for path in (tmp_path / "work", tmp_path, Path()):
+        with (
+            pytest.raises(ValueError, match="working directory"),
+            atomic_directory(path, overwrite=True),
+        ):
+            pytest.fail("the block ran")
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+
+
 def test_an_existing_folder_needs_a_word(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()

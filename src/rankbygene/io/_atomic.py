@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankbygene.errors import OutputExistsError
+from rankbygene.errors import InputValueError, OutputExistsError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -22,8 +22,9 @@ __all__ = ["atomic_directory", "fill_store", "write_sdata"]
 def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` that takes its place when the block ends well.
 
-    Whatever stops the block (an exception, a full disk, Ctrl-C), ``path`` stays as it was and
-    the temporary folder is removed.
+    Whatever stops the block or the exchange (an exception, a full disk, Ctrl-C), ``path`` stays as
+    it was and the temporary folder is removed. A process that is killed between the two renames of
+    the exchange leaves what was there in a hidden folder ``.<name>.*`` beside ``path``.
 
     Parameters
     ----------
@@ -36,28 +37,40 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ------
     OutputExistsError
         ``path`` exists and ``overwrite`` is False.
+    InputValueError
+        ``path`` holds the working directory, which must not be replaced.
     """
     path = Path(path)
     _check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     # On the same file system as the target, so that the last step is a rename.
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    folder, aside = temporary / "new", temporary / "old"
     try:
-        folder = temporary / "new"
         folder.mkdir()
         yield folder
         _sync(folder)
         _check_free(path, overwrite)
-        if path.exists():
-            path.rename(temporary / "old")
-        try:
-            folder.rename(path)
-        except OSError:
-            if (temporary / "old").exists():
-                (temporary / "old").rename(path)
-            raise
+        exchange(folder, path, aside)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Should what was there be neither replaced nor put back, its only copy stays.
+        if path.exists() or not aside.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def exchange(new: Path, path: Path, aside: Path) -> None:
+    """Move ``new`` to ``path``, and what was at ``path``, if anything, to ``aside``.
+
+    All three lie on one file system. When the second move fails or is interrupted, the first is
+    undone.
+    """
+    try:
+        if path.exists():
+            path.rename(aside)
+        new.rename(path)
+    finally:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
 
 
 def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> None:
@@ -88,10 +101,15 @@ def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         msg = f"{path} exists already; pass another path, or overwrite=True to replace it"
         raise OutputExistsError(msg)
+    if Path.cwd().is_relative_to(path.resolve()):
+        msg = f"{path} holds the working directory and is not replaced; pass a folder of its own"
+        raise InputValueError(msg)
 
 
 def _sync(folder: Path) -> None:
     """Ask the disk to hold what was written, before it replaces what was there."""
+    if os.name != "posix":  # elsewhere folders cannot be opened, nor files synced when read-only
+        return
     for directory, _, files in os.walk(folder):
         for name in [*files, "."]:
             handle = os.open(Path(directory) / name, os.O_RDONLY)

@@ -140,10 +140,10 @@ def _open_image(path: Path) -> Any:
     import zarr
 
     try:
-        store = tifffile.imread(path, aszarr=True, level=0)
+        store = tifffile.imread(path, aszarr=True, key=0)
         array: Any = zarr.open_array(store, mode="r")
         pixels = da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
-    except (tifffile.TiffFileError, OSError, ValueError) as error:
+    except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
         msg = f"image {path} cannot be read as TIFF: {error}"
         raise InputValueError(msg) from error
     if pixels.ndim != 3:
