@@ -30,8 +30,8 @@ def her2st(
     Parameters
     ----------
     path
-        Folder with ``ST-cnts``, ``ST-imgs``, ``ST-spotfiles`` and, if present, ``ST-cluster``, as
-        published at https://github.com/almaan/her2st. By default the folder ``her2st`` in the
+        Folder with ``ST-cnts``, ``ST-imgs``, ``ST-spotfiles`` and, if present, ``ST-cluster``,
+        each holding the files published at https://github.com/almaan/her2st side by side. By default the folder ``her2st`` in the
         folder that the environment variable ``RANKBYGENE_DATA`` names.
     sections
         Such as ``["C2", "C3"]``; by default all that are there.
