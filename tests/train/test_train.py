@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rankbygene.errors import TrainingError
-from rankbygene.metrics import pearson
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn import orientations
 from rankbygene.train import (
@@ -27,7 +26,6 @@ from rankbygene.train import (
     weak_view,
 )
 from rankbygene.train._plan import warmup_cosine
-from rankbygene.train._scores import RunningPearson
 
 N_GENES = 4
 
@@ -320,23 +318,6 @@ def test_a_broken_loss_is_named_with_its_step() -> None:
 
 
 # ---- scores and the frozen head ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 7, 60])
-def test_running_pearson_equals_the_metric(size: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth, predicted = torch.randn(2, 60, 5, generator=generator)
-    predicted = predicted + truth
-    truth[:, 4] = 2.0
-    slide = torch.arange(60) % 3
-    running = RunningPearson()
-    for rows in torch.arange(60).split(size):
-        measured = torch.ones(len(rows), 5, dtype=torch.bool)
-        running.update(truth[rows], predicted[rows], measured, slide[rows])
-    expected = np.nanmean(pearson(truth.numpy(), predicted.numpy(), groups=slide.numpy()))
-    assert float(running.compute()) == pytest.approx(expected, abs=1e-6)
-    running.reset()
-    assert torch.isnan(running.compute())
 
 
 @pytest.mark.parametrize("scaling", ["standard", "spot"])

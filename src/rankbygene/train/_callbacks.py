@@ -33,8 +33,11 @@ class BestWeights(pl.Callback):
         self.best_epoch: int | None = None
         self._state: dict[str, torch.Tensor] | None = None
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Copy the weights where the epoch is the best so far."""
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Copy the weights where the epoch is the best so far.
+
+        Callbacks' ``on_validation_epoch_end`` comes before the plan's, which logs a score there.
+        """
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.sanity_checking:
             return

@@ -55,4 +55,5 @@ def _pearson(sums: torch.Tensor) -> torch.Tensor:
     product = var_a.clamp(min=0) * var_b.clamp(min=0)
     correlation = (ab / n - a * b / n**2) / product.sqrt()
     # Below rounding error a variance is a constant gene, whose correlation is not defined.
-    return torch.where(product > 1e-20, correlation, torch.nan)
+    varies = (var_a > 1e-12 * aa / n) & (var_b > 1e-12 * bb / n)
+    return torch.where(varies, correlation, torch.nan)

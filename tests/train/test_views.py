@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from rankbygene.nn import orientations
+from rankbygene.train import strong_view, weak_view
+from rankbygene.train._views import color_jitter
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_orientations_are_eight_distinct_and_start_with_the_image() -> None:
+    image = torch.rand(1, 3, 4, 4, generator=seeded())
+    views = list(orientations(image))
+    assert torch.equal(views[0], image)
+    assert len({tuple(view.flatten().tolist()) for view in views}) == len(views) == 8
+
+
+def test_weak_view_only_turns() -> None:
+    images = torch.rand(32, 3, 6, 6, generator=seeded())
+    views = weak_view(images, seeded(1))
+    for image, view in zip(images, views, strict=True):
+        assert any(torch.equal(view, known[0]) for known in orientations(image[None]))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, None], ids=["black", "white", "saturated"])
+def test_strong_view_stays_in_range_at_the_extremes(value: float | None) -> None:
+    if value is None:
+        images = torch.randint(0, 2, (256, 3, 8, 8), generator=seeded()).float()
+    else:
+        images = torch.full((256, 3, 8, 8), value)
+    view = strong_view(images, seeded(1), jitter=1.0)
+    assert torch.isfinite(view).all()
+    assert 0 <= float(view.min()) <= float(view.max()) <= 1
+
+
+@pytest.mark.parametrize("view", [weak_view, strong_view])
+def test_an_image_does_not_depend_on_the_others(view: Callable[..., torch.Tensor]) -> None:
+    images = torch.rand(16, 3, 8, 8, generator=seeded())
+    others = images.clone()
+    others[1:] = torch.rand(15, 3, 8, 8, generator=seeded(5))
+    before = images.clone()
+    first, second = view(images, seeded(2)), view(others, seeded(2))
+    assert torch.allclose(first[0], second[0], atol=1e-6)
+    assert not torch.allclose(first[1:], second[1:])
+    assert torch.equal(images, before)
+
+
+def test_jitter_without_strength_changes_nothing() -> None:
+    images = torch.rand(8, 3, 8, 8, generator=seeded())
+    same = color_jitter(images, seeded(), brightness=0, contrast=0, saturation=0, hue=0)
+    assert torch.allclose(same, images, atol=1e-6)
+
+
+def test_grayscale_always_leaves_one_channel() -> None:
+    images = torch.rand(8, 3, 8, 8, generator=seeded())
+    view = strong_view(images, seeded(), grayscale=1.0)
+    assert torch.equal(view[:, 0], view[:, 1])
+    assert torch.equal(view[:, 0], view[:, 2])
