@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import anndata.io
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +49,34 @@ def test_only_our_keys_are_added(stored: tuple[SpatialData, Path]) -> None:
     pd.testing.assert_frame_equal(again.var, table.var)
     assert again.uns["rankbygene_params"]["tile"]["px"] == 32
     assert (again.X != table.X).nnz == 0
+
+
+@pytest.mark.parametrize("n_written", range(6))
+def test_an_interrupted_replacement_leaves_a_table_that_reads(
+    stored: tuple[SpatialData, Path], monkeypatch: pytest.MonkeyPatch, n_written: int
+) -> None:
+    sdata, store = stored
+    write_results(sdata)
+    counts, columns = sdata["table"].X.copy(), list(sdata["table"].obs)
+    write, calls = anndata.io.write_elem, []
+
+    def interrupted(parent: Any, name: str, value: Any) -> None:
+        calls.append(name)
+        if len(calls) > n_written:
+            del parent[name]
+            raise KeyboardInterrupt
+        write(parent, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anndata.io, "write_elem", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_results(sdata)
+    left = SpatialData.read(store)["table"]
+    assert (left.X != counts).nnz == 0
+    assert set(left.obs) >= set(columns) - {"rankbygene_split"}
+    assert "rankbygene_params" not in left.uns
+    write_results(sdata)
+    assert list(SpatialData.read(store)["table"].obs) == columns
 
 
 def test_a_table_in_another_order_is_refused(stored: tuple[SpatialData, Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import anndata.io
@@ -38,7 +37,7 @@ def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "r
     Raises
     ------
     InputKeyError
-        There is no such table, or it holds no results under ``key``.
+        There is no such table, or it holds no results, or only some of them, under ``key``.
     InputValueError
         The object has no store, or the table on disk has other spots or genes, or another order.
     """
@@ -60,21 +59,35 @@ def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "r
         raise InputValueError(msg) from error
     for axis in ("obs", "var"):
         _check_same_names(group, table, axis, table_key)
-    for slot, name, value in _results(table, keys):
-        anndata.io.write_elem(group[slot], name, value)
-        if slot in ("obs", "var"):
-            _add_column(group[slot], name)
+    results = _results(table, keys)
+    # Its presence on disk says that the others are complete and belong together.
+    if keys.params in group["uns"]:
+        del group[f"uns/{keys.params}"]
+    for slot, name, value in results:
+        _write_element(group[slot], name, value)
     sdata.write_consolidated_metadata()
 
 
-def _results(table: AnnData, keys: Keys) -> Iterator[tuple[str, str, Any]]:
-    yield "obsm", keys.latent, table.obsm[keys.latent]
-    yield "layers", keys.expression, table.layers[keys.expression]
-    yield "obs", keys.split, table.obs[keys.split].array
-    yield "var", keys.panel, table.var[keys.panel].to_numpy()
-    yield "var", keys.pearson, table.var[keys.pearson].to_numpy()
-    # Last: its presence says that the others are complete.
-    yield "uns", keys.params, table.uns[keys.params]
+def _results(table: AnnData, keys: Keys) -> list[tuple[str, str, Any]]:
+    """List slot, name and value of every result, provenance last."""
+    names = [
+        ("obsm", keys.latent),
+        ("layers", keys.expression),
+        ("obs", keys.split),
+        ("var", keys.panel),
+        ("var", keys.pearson),
+        ("uns", keys.params),
+    ]
+    missing = [f"{slot}[{name!r}]" for slot, name in names if name not in getattr(table, slot)]
+    if missing:
+        msg = f"the table lacks {', '.join(missing)}; call `model.annotate()` again"
+        raise InputKeyError(msg)
+    # A column is written as its array; obs and var themselves are never written again.
+    return [
+        (slot, name, value.array if slot == "obs" else value.to_numpy() if slot == "var" else value)
+        for slot, name in names
+        for value in [getattr(table, slot)[name]]
+    ]
 
 
 def _check_same_names(group: Any, table: AnnData, axis: str, table_key: str) -> None:
@@ -90,7 +103,17 @@ def _check_same_names(group: Any, table: AnnData, axis: str, table_key: str) -> 
         raise InputValueError(msg)
 
 
-def _add_column(frame: Any, name: str) -> None:
-    order = [str(column) for column in frame.attrs["column-order"]]
-    if name not in order:
-        frame.attrs["column-order"] = [*order, name]
+def _write_element(parent: Any, name: str, value: Any) -> None:
+    """Write one element, a column being listed only while it is whole.
+
+    A table whose ``column-order`` names a missing array cannot be read any more, so an interruption
+    may leave a column that is not listed, and never the other way round.
+    """
+    if "column-order" not in parent.attrs:
+        anndata.io.write_elem(parent, name, value)
+        return
+    order = [str(column) for column in parent.attrs["column-order"]]
+    if name in order:
+        parent.attrs["column-order"] = [column for column in order if column != name]
+    anndata.io.write_elem(parent, name, value)
+    parent.attrs["column-order"] = order if name in order else [*order, name]
