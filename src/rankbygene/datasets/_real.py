@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["her2st", "olfactory_bulb"]
 
 DATA_VARIABLE = "RANKBYGENE_DATA"
-# Array coordinates of the 2,000-spot array count half steps: spots sit on every other place.
+# The 2,000-spot array counts half steps of the 200 um of the first array, and spots sit on every
+# other place like the fields of one colour on a chess board. The tissue then measures 3.8 x 2.8 mm
+# on it, as on the first array.
 _PITCH_2K_UM = 100.0
 
 
@@ -30,11 +32,12 @@ def her2st(
     Parameters
     ----------
     path
-        Folder with ``ST-cnts``, ``ST-imgs``, ``ST-spotfiles`` and, if present, ``ST-cluster``,
-        each holding the files published at https://github.com/almaan/her2st side by side. By default the folder ``her2st`` in the
-        folder that the environment variable ``RANKBYGENE_DATA`` names.
+        The folder ``data`` published at https://github.com/almaan/her2st, with ``ST-cnts``,
+        ``ST-imgs``, ``ST-spotfiles`` and, if present, ``ST-cluster``. Images lie in
+        ``<patient>/<section>/`` as published, or are named ``<section>.jpg``. By default the folder
+        ``her2st`` in the folder that the environment variable ``RANKBYGENE_DATA`` names.
     sections
-        Such as ``["C2", "C3"]``; by default all that are there.
+        Such as ``["C2", "C3"]``; by default all that have counts.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def her2st(
     for section in _chosen(sections, found, folder):
         sdata = read_legacy_st(
             found[section],
-            _one(folder / "ST-imgs", f"{section}.*"),
+            _one(folder / "ST-imgs", f"{section}.*", f"*/{section}/*.jpg"),
             _one(folder / "ST-spotfiles", f"{section}_selection.tsv"),
             name=section,
             obs_columns=["pixel_x", "pixel_y"],
@@ -66,9 +69,8 @@ def her2st(
         obs = sdata.tables["table"].obs
         obs["patient"] = pd.Categorical([section[0]] * len(obs))
         obs["section"] = pd.Categorical([section] * len(obs))
-        clusters = folder / "ST-cluster" / f"{section}-cluster-annotation.tsv.gz"
-        if clusters.exists():
-            obs["cluster"] = _clusters(clusters, obs)
+        if clusters := sorted((folder / "ST-cluster").rglob(f"{section}-cluster-annotation.tsv*")):
+            obs["cluster"] = _clusters(clusters[0], obs)
         slides[section] = sdata
     return slides
 
@@ -85,7 +87,11 @@ def olfactory_bulb(
     ----------
     path
         Folder of the array's files. By default the folder ``stutility_mob`` (``"2k"``) or
-        ``mob_stahl`` (``"stahl"``) in the folder that ``RANKBYGENE_DATA`` names.
+        ``mob_stahl`` (``"stahl"``) in the folder that ``RANKBYGENE_DATA`` names. ``"2k"`` needs
+        ``<section>.tsv.gz``, ``<section>.jpg``, ``alignment_table_<section>.tsv``,
+        ``mouse_genes.tsv.gz`` (``gene_id``, ``gene_name``) and ``sections.csv`` (``section``,
+        ``animal``); ``"stahl"`` needs ``Rep11_MOB_count_matrix-1.tsv.gz``, ``Rep11.jpg`` and
+        ``Rep11_spots.csv`` (``id``, ``x``, ``y``, ``pixel_x``, ``pixel_y``, ``layer``).
     array
         ``"2k"``: four sections of two animals on the denser array, as published with STUtility;
         ``"stahl"``: replicate 11 of the first publication, with the anatomical layer of each spot
@@ -108,6 +114,9 @@ def olfactory_bulb(
     ----------
     :cite:p:`stahl2016spatial,bergenstrahle2020stutility`.
     """
+    if array not in ("2k", "stahl"):
+        msg = f"array must be '2k' or 'stahl', found {array!r}"
+        raise InputValueError(msg)
     if array == "stahl":
         folder = _folder(path, "mob_stahl", "https://github.com/almaan/sepal")
         found = {"Rep11": _one(folder, "Rep11_MOB_count_matrix*.tsv*")}
@@ -115,8 +124,7 @@ def olfactory_bulb(
     else:
         folder = _folder(path, "stutility_mob", "https://github.com/jbergenstrahle/STUtility")
         found = {file.name.split(".")[0]: file for file in sorted(folder.glob("MOB*.tsv*"))}
-        table = pd.read_csv(folder / "sections.csv", dtype=str)
-        animals = dict(zip(table["section"], "mouse_" + table["animal"], strict=True))
+        animals = _animals(folder)
     slides = {}
     for section in _chosen(sections, found, folder):
         read = _read_stahl if array == "stahl" else _read_2k
@@ -157,6 +165,19 @@ def _read_2k(folder: Path, section: str, counts: Path) -> SpatialData:
     return sdata
 
 
+def _animals(folder: Path) -> dict[str, str]:
+    path = folder / "sections.csv"
+    if not path.is_file():
+        msg = f"{path} is missing; it names the animal of each section (columns section, animal)"
+        raise InputValueError(msg)
+    table = pd.read_csv(path, dtype=str)
+    missing = [column for column in ("section", "animal") if column not in table]
+    if missing:
+        msg = f"{path} has no column {missing}; it has {list(table)}"
+        raise InputKeyError(msg)
+    return dict(zip(table["section"], "mouse_" + table["animal"], strict=True))
+
+
 def _clusters(path: Path, obs: pd.DataFrame) -> pd.Categorical:
     """Join cluster labels on the pixel position, the only key that the file has."""
     labels = pd.read_csv(path, sep="\t", index_col=0)["label"]
@@ -179,14 +200,15 @@ def _folder(path: str | Path | None, name: str, source: str) -> Path:
 def _chosen(sections: Sequence[str] | None, found: Mapping[str, Path], folder: Path) -> list[str]:
     missing = [section for section in sections or () if section not in found]
     if missing or not found:
-        msg = f"{folder} has sections {list(found)}, not {missing}"
+        msg = f"{folder} has sections {list(found)}" + (f", not {missing}" if missing else "")
         raise InputKeyError(msg)
     return list(found) if sections is None else list(sections)
 
 
-def _one(folder: Path, pattern: str) -> Path:
-    files = sorted(folder.glob(pattern))
+def _one(folder: Path, *patterns: str) -> Path:
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if len(files) != 1:
-        msg = f"{folder} has {len(files)} files {pattern!r}; exactly one is needed"
+        wanted = " or ".join(repr(pattern) for pattern in patterns)
+        msg = f"{folder} has {len(files)} files {wanted}; exactly one is needed"
         raise InputValueError(msg)
     return files[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ __all__ = ["read_hest"]
 DATASET = "MahmoodLab/hest"
 _PIXEL_SIZE = "pixel_size_um_estimated"
 _CHUNK = 512
+_VISIUM_SPOT_UM = 55.0
+_SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
@@ -51,6 +54,10 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
     ----------
     :cite:p:`jaume2024hest`.
     """
+    # The name becomes part of paths and, on the hub, of patterns: "*" would fetch the whole set.
+    if not _SAMPLE_ID.fullmatch(sample_id):
+        msg = f"{sample_id!r} is not a name of a HEST sample; they look like 'TENX95'"
+        raise InputValueError(msg)
     folder = _download(sample_id) if path is None else Path(path)
     files = {
         "counts": folder / "st" / f"{sample_id}.h5ad",
@@ -63,11 +70,12 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
         raise InputValueError(msg)
     metadata = _read_metadata(files["metadata"])
     um_per_px = _pixel_size(metadata, files["metadata"])
-    table = ad.read_h5ad(files["counts"])
+    table = _read_table(files["counts"])
     centers = _positions(table, files["counts"])
-    patient = metadata.get("patient")
     fresh = ad.AnnData(X=table.X, obs=table.obs.copy(), var=table.var.copy())
-    if patient is not None:
+    fresh.var_names_make_unique()
+    patient = metadata.get("patient")
+    if isinstance(patient, (str, int)) and patient != "":
         fresh.obs["patient"] = str(patient)
     return assemble(
         sample_id,
@@ -75,7 +83,8 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
         centers,
         fresh,
         um_per_px=um_per_px,
-        spot_diameter_um=float(metadata.get("spot_diameter") or 55.0),
+        # Unknown for samples that were binned from single molecules.
+        spot_diameter_um=_positive(metadata.get("spot_diameter")) or _VISIUM_SPOT_UM,
         scale_factors=None,
     )
 
@@ -110,15 +119,38 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         msg = f"{path} is not JSON: {error}"
         raise InputValueError(msg) from error
+    if not isinstance(metadata, dict):
+        msg = f"{path} must hold a JSON object, found {type(metadata).__name__}"
+        raise InputValueError(msg)
     return metadata
 
 
 def _pixel_size(metadata: dict[str, Any], path: Path) -> float:
-    value = metadata.get(_PIXEL_SIZE)
-    if not isinstance(value, (int, float)) or not np.isfinite(value) or value <= 0:
-        msg = f"{path} has no usable {_PIXEL_SIZE!r}, found {value!r}"
+    value = _positive(metadata.get(_PIXEL_SIZE))
+    if value is None:
+        msg = f"{path} has no usable {_PIXEL_SIZE!r}, found {metadata.get(_PIXEL_SIZE)!r}"
         raise InputValueError(msg)
-    return float(value)
+    return value
+
+
+def _positive(value: object) -> float | None:
+    """Give a positive finite number, and nothing for what is absent (null or NaN in the metadata)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if np.isfinite(value) and value > 0 else None
+
+
+def _read_table(path: Path) -> ad.AnnData:
+    try:
+        table = ad.read_h5ad(path)
+    except (OSError, KeyError, ValueError) as error:
+        msg = f"table {path} cannot be read as h5ad: {error}"
+        raise InputValueError(msg) from error
+    if not table.obs_names.is_unique:
+        repeated = table.obs_names[table.obs_names.duplicated()]
+        msg = f"{path}: {len(repeated)} spots are repeated (first: {', '.join(repeated[:3])})"
+        raise InputValueError(msg)
+    return table
 
 
 def _positions(table: ad.AnnData, path: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -142,6 +174,8 @@ def _open_image(path: Path) -> Any:
     try:
         store = tifffile.imread(path, aszarr=True, key=0)
         array: Any = zarr.open_array(store, mode="r")
+        # One tile, so that a codec that is not installed or a cut-off file is told now.
+        array[(slice(1),) * array.ndim]
         pixels = da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
     except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
         msg = f"image {path} cannot be read as TIFF: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ __all__ = ["read_legacy_st"]
 logger = logging.getLogger(__name__)
 
 PITCH_UM, SPOT_UM = 200.0, 100.0
+_MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "CMYK", "YCbCr")
 
 
 def read_legacy_st(
@@ -87,9 +89,10 @@ def read_legacy_st(
     InputKeyError
         A column is missing.
     InputValueError
-        Spots and counts share no id or repeat one, counts are not integers, or the image cannot
-        be read.
+        Spots and counts share no id or repeat one, counts are not integers, positions are not
+        numbers, a length is not positive, or a file cannot be read.
     """
+    _check_lengths(pitch_um=pitch_um, spot_diameter_um=spot_diameter_um, um_per_px=um_per_px)
     positions = _read_spots(Path(spots), spot_id, array, pixels, selected, obs_columns)
     matrix = _read_counts(Path(counts))
     matrix, positions = _join(matrix, positions, Path(counts), Path(spots))
@@ -129,6 +132,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             # Scans of 100 megapixels are normal here; Pillow's hard limit at twice that stays.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                # Pillow would cut 16 bits off at 255 instead of scaling them.
+                if picture.mode not in _MODES:
+                    msg = f"image {path} has mode {picture.mode!r}; convert it to RGB of 8 bits"
+                    raise InputValueError(msg)
                 pixels = np.asarray(picture.convert("RGB"))
     except (OSError, Image.DecompressionBombError) as error:
         msg = f"image {path} cannot be read: {error}"
@@ -177,11 +184,35 @@ def _read_spots(
         raise InputKeyError(msg)
     if selected is not None and selected in spots:
         spots = spots[spots[selected] == 1]
+        if spots.empty:
+            msg = f"{path}: no spot has 1 in column {selected!r}; pass selected=None to keep all spots"
+            raise InputValueError(msg)
+    spots = _check_numbers(spots, [*array, *pixels], path)
     if spot_id is None:
         names = [f"{x:g}x{y:g}" for x, y in spots[list(array)].to_numpy()]
     else:
         names = spots[spot_id].astype(str).to_list()
     return spots.set_axis(pd.Index(names, dtype=object))
+
+
+def _check_numbers(spots: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
+    numbers = spots.assign(**{c: pd.to_numeric(spots[c], errors="coerce") for c in columns})
+    for column in columns:
+        bad = ~np.isfinite(numbers[column].to_numpy(np.float64))
+        if bad.any():
+            msg = (
+                f"{path}: column {column!r} must hold finite numbers; {bad.sum()} of {len(spots)} spots "
+                f"have none (first: {spots[column][bad].iloc[0]!r})"
+            )
+            raise InputValueError(msg)
+    return numbers
+
+
+def _check_lengths(**lengths: float | None) -> None:
+    for name, value in lengths.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            msg = f"{name} must be a positive number, found {value}"
+            raise InputValueError(msg)
 
 
 def _read_counts(path: Path) -> pd.DataFrame:
@@ -204,7 +235,8 @@ def _read_table(path: Path, index_col: int | None = None) -> pd.DataFrame:
     separator = "," if ".csv" in path.suffixes else "\t"
     try:
         return pd.read_csv(path, sep=separator, index_col=index_col)
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    # A truncated or foreign compressed file raises one of the last three, depending on where.
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         msg = f"table {path} cannot be read: {error}"
         raise InputValueError(msg) from error
 
@@ -222,7 +254,8 @@ def _join(
     if shared.empty:
         msg = (
             f"no row of {counts_path} ({', '.join(matrix.index[:3])}, ...) is a spot of {spots_path} "
-            f"({', '.join(spots.index[:3])}, ...); pass the column with the ids as spot_id=..."
+            f"({', '.join(spots.index[:3])}, ...); rows of the counts must be spots; "
+            "pass the column with the ids as spot_id=..."
         )
         raise InputValueError(msg)
     logger.info(

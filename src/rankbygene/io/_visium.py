@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ def read_visium(
     path
         Folder with the counts and the folder ``spatial``.
     dataset_id
-        Prefix of the elements; by default the folder's name.
+        Prefix of the elements; by default the folder's name, with ``_`` for characters that
+        SpatialData does not allow in names.
     fullres_image_file
         The image that was given to Space Ranger.
     counts_file
@@ -48,12 +50,14 @@ def read_visium(
     needed = [folder / counts_file, folder / "spatial" / "scalefactors_json.json"]
     needed += [Path(fullres_image_file)] if fullres_image_file is not None else []
     missing = [str(file) for file in needed if not file.exists()]
+    if not list((folder / "spatial").glob("tissue_positions*")):
+        missing.append(str(folder / "spatial" / "tissue_positions.csv"))
     if missing:
         msg = f"not a Space Ranger folder: {', '.join(missing)} missing"
         raise InputValueError(msg)
     sdata: SpatialData = visium(
         folder,
-        dataset_id=dataset_id or folder.resolve().name,
+        dataset_id=dataset_id or re.sub(r"[^\w.-]", "_", folder.resolve().name, flags=re.ASCII),
         counts_file=counts_file,
         fullres_image_file=None if fullres_image_file is None else Path(fullres_image_file),
         var_names_make_unique=True,
