@@ -43,7 +43,7 @@ def as_matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def as_pair(
-    y_true: ArrayLike, y_pred: ArrayLike
+    y_true: ArrayLike, y_pred: ArrayLike, names: tuple[str, str] = ("y_true", "y_pred")
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read two matrices of one shape; a value missing in one is missing in both.
 
@@ -57,11 +57,11 @@ def as_pair(
         # lists have a method called index
         labelled = hasattr(names_true, "tolist") and hasattr(names_pred, "tolist")
         if labelled and names_true.tolist() != names_pred.tolist():  # type: ignore[union-attr]
-            msg = f"y_true and y_pred are tables with different {axis}; reindex one like the other"
+            msg = f"{names[0]} and {names[1]} are tables with different {axis}; reindex one like the other"
             raise InputValueError(msg)
-    true, pred = as_matrix(y_true, "y_true"), as_matrix(y_pred, "y_pred")
+    true, pred = as_matrix(y_true, names[0]), as_matrix(y_pred, names[1])
     if true.shape != pred.shape:
-        msg = f"y_true has the shape {true.shape} and y_pred {pred.shape}; they have to be equal"
+        msg = f"{names[0]} has the shape {true.shape} and {names[1]} {pred.shape}; they have to be equal"
         raise InputValueError(msg)
     missing = np.isnan(true) | np.isnan(pred)
     return np.where(missing, np.nan, true), np.where(missing, np.nan, pred)
@@ -106,14 +106,26 @@ def mean_over_groups(
     """
     if groups is None:
         return score(true, pred)
+    codes = group_codes(groups, len(true))
+    scores = [score(true[codes == i], pred[codes == i]) for i in range(codes.max() + 1)]
+    return nanmean(np.stack(scores))
+
+
+def group_codes(groups: ArrayLike, n_rows: int, name: str = "groups") -> NDArray[np.int64]:
+    """Number the groups of rows from 0 on, in the order of their sorted names.
+
+    Raises
+    ------
+    InputValueError
+        If there is not one group per row.
+    """
     labels: NDArray[Any] = np.asarray(groups)
-    if labels.shape != (len(true),):
-        msg = f"groups has the shape {labels.shape}; one value for each of {len(true)} spots is needed"
+    if labels.shape != (n_rows,):
+        msg = f"{name} has the shape {labels.shape}; one value for each of {n_rows} spots is needed"
         raise InputValueError(msg)
     names = labels.astype(str) if labels.dtype == object else labels
-    found, codes = np.unique(names, return_inverse=True)
-    scores = [score(true[codes == i], pred[codes == i]) for i in range(len(found))]
-    return nanmean(np.stack(scores))
+    codes: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+    return codes
 
 
 def nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:
