@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+from rankbygene.tl._cross_validate import cross_validate
+from rankbygene.tl._data import TestData, TrainingData
 from rankbygene.tl._evaluate import Evaluation, evaluate
+from rankbygene.tl._methods import BASELINES, FeatureMethod, ModelMethod
+from rankbygene.tl._references import noise_ceiling
+from rankbygene.tl._result import CrossValidation
+from rankbygene.tl._selection import NestedSelection
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = [
+    "BASELINES",
+    "CrossValidation",
+    "Evaluation",
+    "FeatureMethod",
+    "ModelMethod",
+    "NestedSelection",
+    "TestData",
+    "TrainingData",
+    "cross_validate",
+    "evaluate",
+    "noise_ceiling",
+]

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rankbygene.data import expression_matrix
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._random import forked_rng
 from rankbygene.model._state import spot_ids
-from rankbygene.tl._baselines import (
-    BaselineName,
-    Extractor,
-    MeanPredictor,
-    RidgePredictor,
-    color_statistics,
-    starting_backbone,
-)
+from rankbygene.nn import build_backbone
+from rankbygene.nn._backbone import CUSTOM
+from rankbygene.tl._features import color_statistics
+from rankbygene.tl._regressors import MeanRegressor, fill_unmeasured, ridge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +28,10 @@ if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
     from rankbygene.model._base import BaseSpatialModel
     from rankbygene.model._setup import SpatialDatas
+
+
+BaselineName = Literal["mean", "color", "backbone"]
+Extractor: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +100,9 @@ def evaluate(
         model.method: np.concatenate([model._run(frame)["expression"] for frame in frames.values()])
     }
     for name in baselines:
-        predictor = MeanPredictor() if name == "mean" else RidgePredictor()
-        predictions[name] = predictor.fit(train[name], targets).predict(test[name])
+        predictor = MeanRegressor() if name == "mean" else ridge()
+        predictor.fit(train[name].astype(np.float64), fill_unmeasured(targets))
+        predictions[name] = predictor.predict(test[name].astype(np.float64)).astype(np.float32)
     groups = np.repeat(np.arange(len(frames)), [frame.n_obs for frame in frames.values()])
     per_gene = score_genes(np.concatenate(list(truth.values())), predictions, groups, model.genes)
     return Evaluation(
@@ -155,13 +158,42 @@ def _extractors(model: BaseSpatialModel, baselines: Sequence[BaselineName]) -> d
     known: dict[str, Extractor] = {}
     for name in baselines:
         if name == "backbone":
-            known[name] = starting_backbone(model)
+            known[name] = _starting_backbone(model)
         elif name in ("color", "mean"):
             known[name] = color_statistics
         else:
             msg = f"baseline {name!r} is not known; choose from 'mean', 'color', 'backbone'"
             raise InputValueError(msg)
     return known
+
+
+def _starting_backbone(model: BaseSpatialModel) -> Extractor:
+    """Features of the model's image encoder as it was before training."""
+    spec = model.backbone
+    if spec.name == CUSTOM:
+        msg = (
+            "the baseline 'backbone' needs an encoder that can be built again by name, but this model's "
+            "is a module of your own; leave 'backbone' out of `baselines`"
+        )
+        raise InputValueError(msg)
+    with forked_rng(model.seed):
+        network, again = build_backbone(
+            spec.name, pretrained=spec.pretrained, weights=spec.weights, tile_px=model.tile_px
+        )
+    if again.weights_hash != spec.weights_hash:
+        msg = (
+            f"the weights that {spec.name!r} started from cannot be had again (the file changed, or "
+            "other versions are installed); leave 'backbone' out of `baselines`"
+        )
+        raise InputValueError(msg)
+    network = network.to(model.device).eval()
+    normalize = model.module.normalize_images
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = network(normalize(images))
+        return features
+
+    return extract
 
 
 def _features(

@@ -1,0 +1,397 @@
+"""Cross-validation: any method, leak-free folds, baselines and references beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+
+from rankbygene.data import Normalization, SpatialSetup, resolve_slides
+from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.model._record import PACKAGES
+from rankbygene.model._setup import each_sdata, recall_setup
+from rankbygene.nn import build_backbone
+from rankbygene.pp import check_panel
+from rankbygene.tl._data import ImageSettings, TileFeatures, sides
+from rankbygene.tl._folds import Fold, make_folds, patient_of
+from rankbygene.tl._measure import Measure
+from rankbygene.tl._methods import BASELINES, Method, MethodLike, ModelMethod, as_method, baseline
+from rankbygene.tl._result import CrossValidation
+from rankbygene.tl._scoring import REFERENCES, assemble
+from rankbygene.tl._store import FoldStore, Outcome
+
+if TYPE_CHECKING:
+    from rankbygene.data import SpotFrame
+    from rankbygene.model._setup import SpatialDatas
+    from rankbygene.pp import PanelMethod
+    from rankbygene.tl._folds import Leak
+
+__all__ = ["cross_validate"]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What all folds have in common."""
+
+    frames: dict[str, SpotFrame]
+    folds: dict[str, Fold]
+    tiles: TileFeatures
+    genes: int | Sequence[str]
+    panel_method: PanelMethod
+    normalization: Normalization
+    image: ImageSettings
+    groups: str
+    allow_leaks: tuple[Leak, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Give the settings in plain values."""
+        backbone = self.image.backbone
+        name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        return {
+            "slides": {
+                name: {"n_spots": frame.n_obs, "patient": patient_of(frame)}
+                for name, frame in self.frames.items()
+            },
+            "groups": self.groups,
+            "allow_leaks": list(self.allow_leaks),
+            "folds": [fold.describe() for fold in self.folds.values()],
+            "panel": f"{self.genes} {self.panel_method.replace('_', ' ')} genes of the training side"
+            if isinstance(self.genes, int)
+            else f"{len(self.genes)} given genes",
+            "genes": self.genes if isinstance(self.genes, int) else list(self.genes),
+            "normalization": self.normalization.to_dict(),
+            "backbone": {
+                "name": name,
+                "pretrained": self.image.pretrained and self.image.weights is None,
+                "weights": None if self.image.weights is None else str(self.image.weights),
+            },
+            "tile": {"um": self.image.tile_um, "px": self.image.tile_px},
+        }
+
+
+def cross_validate(
+    sdatas: SpatialDatas,
+    method: MethodLike | Mapping[str, MethodLike] = "rankbygene",
+    *,
+    groups: str = "patient",
+    n_splits: int | None = None,
+    allow_leaks: Sequence[Leak] = (),
+    baselines: Sequence[str] = BASELINES,
+    references: Sequence[str] = REFERENCES,
+    genes: int | Sequence[str] = 250,
+    panel_method: PanelMethod = "most_expressed",
+    normalization: Normalization | None = None,
+    backbone: str | torch.nn.Module = "resnet18",
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    tile_um: float | None = None,
+    tile_px: int | None = None,
+    max_epochs: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] = (0,),
+    store: str | Path | None = None,
+    only_folds: Sequence[str | int] | None = None,
+    n_jobs: int = 1,
+) -> CrossValidation:
+    """Judge methods on slides they have not seen, with baselines beside every score.
+
+    Whatever is fitted (panel, scaling, model, early stopping) sees the training side of a fold
+    only. The held-out side reaches a method without its counts.
+
+    Parameters
+    ----------
+    sdatas
+        One SpatialData object, or a list or dict ``{slide: object}``. Objects that need more than
+        the defaults are set up before with ``Model.setup_spatialdata``.
+    method
+        The name of a model or baseline; a :class:`ModelMethod` with settings of its own; a
+        scikit-learn regressor, fitted on the features of the encoder before training; a
+        :class:`NestedSelection` among several; or a function that takes :class:`TrainingData` and returns a function from :class:`TestData` to
+        ``[n_spots, n_genes]``. A mapping ``{name: method}`` judges several.
+    groups
+        What is kept together: ``"patient"`` (as set up, or the column ``patient``), ``"slide"``,
+        another column of ``obs`` with one value per slide, ``"block"`` (compact parts of each slide
+        with a buffer) or ``"spot"``.
+    n_splits
+        Number of folds. By default each group is held out once; 4 for blocks.
+    allow_leaks
+        Leaks to accept by name; they are written under the result. ``"patient"``: slides of one
+        patient on both sides. ``"window"``: tiles and smoothing windows across blocks or spots.
+    baselines
+        ``"mean"``: each gene's training mean. ``"ridge"``: on colour and texture statistics.
+        ``"backbone_ridge"``: on the encoder as it is before training. ``"hest_ridge"``: the same
+        with the settings of HEST-Bench. ``"mlp"``: a perceptron instead. ``"supervised"``: the same
+        encoder trained end to end on standardised expression by squared error, eight views at
+        test time, after ST-Net :cite:p:`he2020stnet`. ``"retrieval"``: mean of the training spots
+        nearest in a joint space learnt by contrast alone, after BLEEP :cite:p:`xie2023bleep`.
+    references
+        Not predictions, for orientation. ``"neighbours"``: the mean measured around each spot.
+        ``"noise ceiling"``: what a perfect prediction would reach against these counts.
+    genes, panel_method
+        Panel, or how many genes to choose on the training side of each fold.
+    normalization
+        How counts become the scale of training and scores.
+    backbone, pretrained, weights, tile_um, tile_px
+        Image encoder and tiles, as in :class:`rankbygene.model.RankByGene`, for all methods.
+    max_epochs, model_kwargs, train_kwargs
+        For all trained methods, also the baselines among them (of ``plan_kwargs`` these take the
+        learning rates only).
+    seeds
+        Each seed repeats every fold.
+    store
+        Folder that keeps every finished fold. A call with the same settings goes on where the
+        last one stopped.
+    only_folds
+        Names or numbers of folds to compute, so that an array of jobs can share the work through
+        ``store``. The result then holds these folds only.
+    n_jobs
+        Processes, each with as many threads as this one (``torch.set_num_threads``), so that the
+        numbers do not depend on it.
+
+    Returns
+    -------
+    Scores, predictions and provenance.
+
+    Raises
+    ------
+    InputTypeError, InputKeyError, InputValueError
+        The input cannot be used, the folds would leak, or ``store`` belongs to another study.
+
+    Examples
+    --------
+    >>> slides = rbg.datasets.synthetic(4, n_patients=4)
+    >>> result = rbg.tl.cross_validate(slides, backbone="test_resnet", pretrained=False)
+    >>> result.summary["pearson"]
+    """
+    study = _study(
+        sdatas,
+        groups=groups,
+        n_splits=n_splits,
+        allow_leaks=tuple(allow_leaks),
+        genes=genes,
+        panel_method=panel_method,
+        normalization=normalization or Normalization(),
+        image=_image_settings(backbone, pretrained, weights, tile_um, tile_px),
+    )
+    shared_model = dict(model_kwargs or {})
+    shared_train = {**(train_kwargs or {})} | (
+        {} if max_epochs is None else {"max_epochs": max_epochs}
+    )
+    judged = _named(method)
+    methods = {name: as_method(value, shared_model, shared_train) for name, value in judged.items()}
+    for name in baselines:
+        if name not in methods:
+            methods[name] = baseline(name, shared_model, shared_train)
+    _check_names(methods, references, seeds)
+    chosen = _chosen_folds(study.folds, only_folds)
+    folder = None if store is None else FoldStore(store, study.describe())
+    units = [(seed, study.folds[fold]) for seed in seeds for fold in chosen]
+    threads = torch.get_num_threads()
+    if n_jobs == 1:
+        outcomes = [_run(study, fold, seed, methods, folder) for seed, fold in units]
+    else:
+        outcomes = Parallel(n_jobs=n_jobs)(
+            delayed(_run_with_threads)(threads, study, fold, seed, methods, folder)
+            for seed, fold in units
+        )
+    provenance = {
+        **study.describe(),
+        "folds": [study.folds[fold].describe() for fold in chosen],
+        "seeds": list(seeds),
+        "methods": {name: _settings(value) for name, value in methods.items()},
+        "threads": threads,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    return assemble(
+        study,
+        {(seed, fold.name): found for (seed, fold), found in zip(units, outcomes, strict=True)},
+        methods=tuple(judged),
+        baselines=tuple(name for name in methods if name not in judged),
+        references=tuple(references),
+        provenance=provenance,
+    )
+
+
+def _study(
+    sdatas: SpatialDatas,
+    *,
+    groups: str,
+    n_splits: int | None,
+    allow_leaks: tuple[Leak, ...],
+    genes: int | Sequence[str],
+    panel_method: PanelMethod,
+    normalization: Normalization,
+    image: ImageSettings,
+) -> Study:
+    each_sdata(sdatas)
+    frames = resolve_slides(sdatas, lambda item: recall_setup(item, default=SpatialSetup()))
+    if not isinstance(genes, int):
+        check_panel(genes, frames.values())
+    folds = make_folds(
+        frames,
+        groups,
+        n_splits,
+        allow_leaks=allow_leaks,
+        tile_um=image.tile_um,
+        normalization=normalization,
+    )
+    return Study(
+        frames,
+        {fold.name: fold for fold in folds},
+        TileFeatures(frames, image),
+        genes,
+        panel_method,
+        normalization,
+        image,
+        groups,
+        allow_leaks,
+    )
+
+
+def _image_settings(
+    backbone: str | torch.nn.Module,
+    pretrained: bool,
+    weights: str | Path | None,
+    tile_um: float | None,
+    tile_px: int | None,
+) -> ImageSettings:
+    if tile_um is None or tile_px is None:
+        _, spec = build_backbone(backbone, pretrained=pretrained, weights=weights, tile_px=tile_px)
+        tile_um, tile_px = tile_um or spec.tile_um, tile_px or spec.tile_px
+    return ImageSettings(backbone, pretrained, weights, tile_um, tile_px)
+
+
+def _named(method: MethodLike | Mapping[str, MethodLike]) -> dict[str, MethodLike]:
+    if isinstance(method, Mapping):
+        return dict(method)
+    if isinstance(method, str):
+        return {method: method}
+    if isinstance(method, ModelMethod):
+        return {method.method: method}
+    return {getattr(method, "__name__", type(method).__name__): method}
+
+
+def _check_names(
+    methods: Mapping[str, Method], references: Sequence[str], seeds: Sequence[int]
+) -> None:
+    unknown = [name for name in references if name not in REFERENCES]
+    if unknown:
+        msg = f"references {unknown} are not known; choose from {', '.join(map(repr, REFERENCES))}"
+        raise InputValueError(msg)
+    taken = sorted(set(methods) & set(REFERENCES))
+    if taken or not methods:
+        msg = (
+            f"a method cannot be called {taken}, the name of a reference"
+            if taken
+            else "no method given"
+        )
+        raise InputValueError(msg)
+    if not seeds or len(set(seeds)) < len(seeds):
+        msg = f"seeds must be different numbers, at least one; found {list(seeds)}"
+        raise InputValueError(msg)
+
+
+def _chosen_folds(folds: Mapping[str, Fold], only: Sequence[str | int] | None) -> list[str]:
+    names = list(folds)
+    if only is None:
+        return names
+    if isinstance(only, str | int):
+        msg = f"only_folds is a list of names or numbers of folds; found {only!r}"
+        raise InputTypeError(msg)
+    chosen = []
+    for fold in only:
+        if fold in names:
+            chosen.append(str(fold))
+        elif isinstance(fold, int) and 0 <= fold < len(names):
+            chosen.append(names[fold])
+        else:
+            msg = f"there is no fold {fold!r}; the folds are {names}, or 0 to {len(names) - 1}"
+            raise InputValueError(msg)
+    return chosen
+
+
+def _run_with_threads(threads: int, *arguments: Any) -> dict[str, Outcome]:
+    """Run in a worker process with the threads of its parent: sums depend on their number."""
+    torch.set_num_threads(threads)
+    return _run(*arguments)
+
+
+def _run(
+    study: Study, fold: Fold, seed: int, methods: Mapping[str, Method], store: FoldStore | None
+) -> dict[str, Outcome]:
+    """Train and predict with every method on one fold; what the store has is not repeated."""
+    settings = {name: json.dumps(_settings(method)) for name, method in methods.items()}
+    done: dict[str, Outcome | None] = dict.fromkeys(methods)
+    if store is not None:
+        done = {name: store.load(name, fold.name, seed, settings[name]) for name in methods}
+    if all(done.values()):
+        return {name: outcome for name, outcome in done.items() if outcome is not None}
+    train, test = sides(
+        study.frames,
+        fold,
+        study.tiles,
+        genes=study.genes,
+        panel_method=study.panel_method,
+        normalization=study.normalization,
+        image=study.image,
+        seed=seed,
+    )
+    n_spots = sum(len(rows) for rows in fold.test.values())
+    outcomes: dict[str, Outcome] = {}
+    for name, method in methods.items():
+        known = done[name]
+        if known is not None:
+            outcomes[name] = known
+            continue
+        with Measure() as used:
+            predictor = method(train)
+            predictions = np.asarray(predictor(test), np.float32)
+        _check_predictions(name, predictions, (n_spots, len(train.genes)))
+        outcomes[name] = Outcome(
+            predictions,
+            train.genes,
+            used.seconds,
+            used.peak_memory_mb,
+            str(getattr(predictor, "note", "")),
+        )
+        if store is not None:
+            store.save(name, fold.name, seed, settings[name], outcomes[name])
+    return outcomes
+
+
+def _check_predictions(name: str, predictions: Any, shape: tuple[int, int]) -> None:
+    if predictions.shape != shape:
+        msg = f"method {name!r} predicted {predictions.shape}; {shape} (spots, genes) are needed"
+        raise InputValueError(msg)
+    if not np.isfinite(predictions).all():
+        bad = int((~np.isfinite(predictions)).sum())
+        msg = f"method {name!r} predicted {bad} values that are not finite numbers"
+        raise InputValueError(msg)
+
+
+def _settings(method: Any) -> Any:
+    """Describe a method in plain values, the same in every session."""
+    if is_dataclass(method) and not isinstance(method, type):
+        parts = {key: _plain(value) for key, value in asdict(method).items()}
+        return {"type": type(method).__name__, **parts}
+    return getattr(method, "__qualname__", type(method).__name__)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, torch.nn.Module):
+        return type(value).__name__
+    return " ".join(repr(value).split())

@@ -1,0 +1,284 @@
+"""Which slides or spots are held out in which fold, and what would leak between the sides."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from rankbygene.data._blocks import buffer_between, spatial_blocks
+from rankbygene.data._counts import count_matrix
+from rankbygene.data._panel import first_names
+from rankbygene.errors import InputKeyError, InputValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.data import Normalization, SpotFrame
+
+__all__ = ["Fold", "Leak", "make_folds", "patient_of"]
+
+Leak = Literal["patient", "window"]
+Rows = dict[str, "NDArray[np.intp]"]
+
+_N_BLOCKS = 4
+_N_SPOT_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One division of the spots.
+
+    Attributes
+    ----------
+    name
+        The group that is held out, or the number of the fold.
+    train, test
+        Rows of each slide's frame; slides without rows on a side are absent there. Spots in
+        neither are a buffer.
+    """
+
+    name: str
+    train: Rows
+    test: Rows
+
+    def describe(self) -> dict[str, Any]:
+        """Give the numbers of spots per slide, in plain values."""
+        return {
+            "fold": self.name,
+            "train": {slide: len(rows) for slide, rows in self.train.items()},
+            "test": {slide: len(rows) for slide, rows in self.test.items()},
+        }
+
+
+def make_folds(
+    frames: Mapping[str, SpotFrame],
+    groups: str = "patient",
+    n_splits: int | None = None,
+    *,
+    allow_leaks: Sequence[Leak] = (),
+    seed: int = 0,
+    tile_um: float = 112.0,
+    normalization: Normalization,
+) -> list[Fold]:
+    """Divide slides or spots into folds that share nothing.
+
+    Parameters
+    ----------
+    frames
+        The slides by name.
+    groups
+        What is kept together. ``"patient"``: the patient named in set-up, or by the column
+        ``patient`` of ``obs``. ``"slide"``. Another column of ``obs`` with one value per slide.
+        ``"block"``: compact blocks of each slide, with a buffer around what is held out.
+        ``"spot"``: spots at random, whose scores are too good.
+    n_splits
+        Number of folds; by default each group is held out once (4 blocks, 5 folds of spots).
+    allow_leaks
+        Leaks to accept by name. ``"patient"``: one patient has slides on both sides.
+        ``"window"``: tiles and smoothing windows reach across (no buffer around blocks; spots).
+    seed
+        Of folds of spots.
+    tile_um, normalization
+        For the buffer between blocks.
+
+    Returns
+    -------
+    The folds; every spot is held out in exactly one.
+
+    Raises
+    ------
+    InputValueError
+        There are too few groups, or the folds would leak in a way that is not allowed by name.
+    InputKeyError
+        A slide has no such column.
+    """
+    unknown = sorted(set(allow_leaks) - set(get_args(Leak)))
+    if unknown:
+        msg = f"allow_leaks names {unknown}; choose from {', '.join(map(repr, get_args(Leak)))}"
+        raise InputValueError(msg)
+    if n_splits is not None and n_splits < 2:
+        msg = f"n_splits is {n_splits}; at least 2 folds are needed"
+        raise InputValueError(msg)
+    if groups == "block":
+        wide = "window" in allow_leaks
+        return _block_folds(frames, n_splits or _N_BLOCKS, tile_um, normalization, wide)
+    if groups == "spot":
+        return _spot_folds(frames, n_splits or _N_SPOT_FOLDS, allow_leaks, seed)
+    folds = _group_folds(frames, groups, n_splits)
+    _check_copies(frames, folds)
+    if "patient" not in allow_leaks:
+        _check_patients(frames, folds, groups)
+    return folds
+
+
+def patient_of(frame: SpotFrame) -> str | None:
+    """Patient of a slide: as set up, else the one value of ``obs["patient"]``, else unknown."""
+    if frame.patient is not None:
+        return frame.patient
+    return _value_of(frame, "patient") if _has_column(frame, "patient") else None
+
+
+def _group_folds(frames: Mapping[str, SpotFrame], groups: str, n_splits: int | None) -> list[Fold]:
+    group_of = {name: _group_of(frame, groups) for name, frame in frames.items()}
+    names = sorted(set(group_of.values()))
+    if len(names) < 2:
+        msg = (
+            f"groups={groups!r} puts all {len(frames)} slides into one group ({names[0]!r}); nothing "
+            "is left to train on. Pass groups='slide', or groups='block' for parts of slides"
+        )
+        raise InputValueError(msg)
+    held_out = [{name} for name in names]
+    if n_splits is not None:
+        if n_splits > len(names):
+            msg = f"n_splits is {n_splits} but groups={groups!r} gives {len(names)} groups only"
+            raise InputValueError(msg)
+        held_out = _balanced(frames, group_of, n_splits)
+    folds = []
+    for i, chosen in enumerate(held_out):
+        rows = {name: np.arange(frame.n_obs) for name, frame in frames.items()}
+        test = {name: rows[name] for name in frames if group_of[name] in chosen}
+        train = {name: rows[name] for name in frames if name not in test}
+        folds.append(Fold(str(i) if n_splits else next(iter(chosen)), train, test))
+    return folds
+
+
+def _balanced(
+    frames: Mapping[str, SpotFrame], group_of: Mapping[str, str], n_splits: int
+) -> list[set[str]]:
+    """Join groups into folds with similar numbers of spots."""
+    of_spot = np.concatenate(
+        [np.full(frame.n_obs, group_of[name], object) for name, frame in frames.items()]
+    )
+    splits = GroupKFold(n_splits).split(of_spot, groups=of_spot)
+    return [set(of_spot[test]) for _, test in splits]
+
+
+def _block_folds(
+    frames: Mapping[str, SpotFrame],
+    n_splits: int,
+    tile_um: float,
+    normalization: Normalization,
+    without_buffer: bool,
+) -> list[Fold]:
+    blocks = {name: spatial_blocks(frame.centers_um, n_splits) for name, frame in frames.items()}
+    folds = []
+    for i in range(n_splits):
+        train, test = {}, {}
+        for name, frame in frames.items():
+            held = blocks[name] == i
+            buffer = buffer_between(
+                frame,
+                held,
+                buffer_um=0.0 if without_buffer else None,
+                tile_um=tile_um,
+                normalization=normalization,
+            )
+            test[name], train[name] = np.flatnonzero(held), np.flatnonzero(~held & ~buffer)
+            if not len(test[name]) or not len(train[name]):
+                msg = (
+                    f"slide {name!r} with {frame.n_obs} spots is too small for {n_splits} blocks: "
+                    f"{len(test[name])} spots held out, {buffer.sum()} in the buffer, "
+                    f"{len(train[name])} to train on; pass fewer n_splits or a smaller tile_um"
+                )
+                raise InputValueError(msg)
+        folds.append(Fold(str(i), train, test))
+    return folds
+
+
+def _spot_folds(
+    frames: Mapping[str, SpotFrame], n_splits: int, allow_leaks: Sequence[Leak], seed: int
+) -> list[Fold]:
+    if "window" not in allow_leaks:
+        msg = (
+            "groups='spot' puts neighbours on both sides, whose tiles overlap and whose expression is "
+            "alike; use 'patient', 'slide' or 'block', or pass allow_leaks=['window']"
+        )
+        raise InputValueError(msg)
+    text = "folds of random spots leak between neighbours; their scores say nothing of new tissue"
+    warnings.warn(text, UserWarning, stacklevel=4)
+    rng = np.random.default_rng(seed)
+    labels = {name: rng.permutation(frame.n_obs) % n_splits for name, frame in frames.items()}
+    return [
+        Fold(
+            str(i),
+            {name: np.flatnonzero(label != i) for name, label in labels.items()},
+            {name: np.flatnonzero(label == i) for name, label in labels.items()},
+        )
+        for i in range(n_splits)
+    ]
+
+
+def _group_of(frame: SpotFrame, groups: str) -> str:
+    if groups == "slide":
+        return frame.slide
+    if groups == "patient":
+        patient = patient_of(frame)
+        if patient is None:
+            msg = (
+                f"groups='patient' needs the patient of every slide and that of {frame.slide!r} is not "
+                "known; pass patient_key=... (a column of obs), or groups='slide'"
+            )
+            raise InputValueError(msg)
+        return patient
+    if not _has_column(frame, groups):
+        msg = (
+            f"groups={groups!r} is neither 'patient', 'slide', 'block', 'spot' nor a column of obs of "
+            f"slide {frame.slide!r}; it has {first_names(list(frame.table.obs))}"
+        )
+        raise InputKeyError(msg)
+    return _value_of(frame, groups)
+
+
+def _has_column(frame: SpotFrame, column: str) -> bool:
+    return bool(frame.setup.table_key) and column in frame.table.obs
+
+
+def _value_of(frame: SpotFrame, column: str) -> str:
+    values = frame.table.obs[column].iloc[frame.rows].astype(str).unique()
+    if len(values) != 1:
+        msg = (
+            f"obs[{column!r}] has {len(values)} values on slide {frame.slide!r} (first: "
+            f"{', '.join(values[:3])}); one per slide is needed to keep slides together"
+        )
+        raise InputValueError(msg)
+    return str(values[0])
+
+
+def _check_patients(frames: Mapping[str, SpotFrame], folds: Sequence[Fold], groups: str) -> None:
+    patient = {name: patient_of(frame) for name, frame in frames.items()}
+    for fold in folds:
+        shared = {patient[name] for name in fold.train} & {patient[name] for name in fold.test}
+        shared.discard(None)
+        if shared:
+            msg = (
+                f"groups={groups!r} puts slides of patient {sorted(map(str, shared))[0]!r} on both sides "
+                f"(held out: {first_names(fold.test)}): the score would not be that of a new patient. "
+                "Use groups='patient', or pass allow_leaks=['patient'] and say so with the score"
+            )
+            raise InputValueError(msg)
+
+
+def _check_copies(frames: Mapping[str, SpotFrame], folds: Sequence[Fold]) -> None:
+    """Refuse one slide under two names on two sides."""
+    prints = {name: _fingerprint(frame) for name, frame in frames.items()}
+    for fold in folds:
+        for test in fold.test:
+            copies = [name for name in fold.train if prints[name] == prints[test]]
+            if copies:
+                msg = (
+                    f"slides {test!r} and {copies[0]!r} hold the same counts, and one would be trained "
+                    "on while the other is held out; drop one of them"
+                )
+                raise InputValueError(msg)
+
+
+def _fingerprint(frame: SpotFrame) -> str:
+    counts = count_matrix(frame.table, frame.setup.layer)[frame.rows]
+    sums = [np.asarray(counts.sum(axis=axis), np.float64).ravel() for axis in (0, 1)]
+    return hashlib.sha256(b"".join(values.tobytes() for values in sums)).hexdigest()

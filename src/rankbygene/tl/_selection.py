@@ -1,0 +1,135 @@
+"""Choosing among candidates on folds within the training side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankbygene.errors import InputValueError
+from rankbygene.metrics import pearson
+from rankbygene.tl._data import TileFeatures, expression_of, light_copy, resolve_copies, sides
+from rankbygene.tl._folds import Fold, make_folds, patient_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.tl._data import TestData, TrainingData
+    from rankbygene.tl._methods import Predictor
+
+__all__ = ["NestedSelection"]
+
+logger = logging.getLogger("rankbygene")
+
+
+@dataclass(frozen=True)
+class NestedSelection:
+    """The best of several candidates by inner cross-validation, then trained on everything.
+
+    The inner folds are made of the training side alone: by patient where it has several, else by
+    slide, else by spatial blocks of the only slide. The held-out side of the outer fold takes no
+    part, so that the outer score is that of choosing and training together.
+
+    Parameters
+    ----------
+    candidates
+        Methods by name, as for :func:`rankbygene.tl.cross_validate`.
+    n_splits
+        Number of inner folds; by default each group is held out once.
+
+    Examples
+    --------
+    >>> rates = {
+    ...     f"lr={lr}": rbg.tl.ModelMethod(train_kwargs={"plan_kwargs": {"lr": lr}})
+    ...     for lr in (1e-3, 3e-3)
+    ... }
+    >>> rbg.tl.cross_validate(slides, {"tuned": rbg.tl.NestedSelection(rates)})
+    """
+
+    candidates: Mapping[str, Any]
+    n_splits: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            msg = "there are no candidates to choose from"
+            raise InputValueError(msg)
+
+    def __call__(self, train: TrainingData) -> Predictor:
+        """Choose, then train what was chosen on the whole training side."""
+        scores = self.inner_scores(train)
+        best = max(scores, key=lambda name: -np.inf if np.isnan(scores[name]) else scores[name])
+        logger.info("chosen on inner folds: %s (%s)", best, _in_words(scores))
+        return _Chosen(self.candidates[best](train), f"chose {best} ({_in_words(scores)})")
+
+    def inner_scores(self, train: TrainingData) -> dict[str, float]:
+        """Mean Pearson of each candidate over inner folds, slides and genes."""
+        tiles = TileFeatures(train.frames, train.image)
+        by_fold = [
+            self._scores_of(train, fold, tiles) for fold in inner_folds(train, self.n_splits)
+        ]
+        return {name: float(np.mean([s[name] for s in by_fold])) for name in self.candidates}
+
+    def _scores_of(self, train: TrainingData, fold: Fold, tiles: TileFeatures) -> dict[str, float]:
+        inner, test = sides(
+            train.frames,
+            fold,
+            tiles,
+            genes=train.genes,
+            panel_method="most_expressed",
+            normalization=train.normalization,
+            image=train.image,
+            seed=train.seed,
+        )
+        truth, slides = _truth(train, fold)
+        return {
+            name: float(np.nanmean(pearson(truth, method(inner)(test), groups=slides)))
+            for name, method in self.candidates.items()
+        }
+
+
+def inner_folds(train: TrainingData, n_splits: int | None) -> list[Fold]:
+    """Folds within a training side."""
+    patients = {patient_of(frame) for frame in train.frames.values()}
+    if len(patients - {None}) > 1 and None not in patients:
+        groups = "patient"
+    else:
+        groups = "slide" if len(train.frames) > 1 else "block"
+    return make_folds(
+        train.frames,
+        groups,
+        n_splits,
+        # Slides of one patient are all that such a training side has to choose on.
+        allow_leaks=["patient"],
+        seed=train.seed,
+        tile_um=train.image.tile_um,
+        normalization=train.normalization,
+    )
+
+
+def _truth(train: TrainingData, fold: Fold) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    copies = {
+        name: light_copy(train.frames[name], rows, patient=None, with_counts=True)
+        for name, rows in fold.test.items()
+    }
+    frames = resolve_copies(copies, counts=True)
+    values = [expression_of(frame, train.genes, train.normalization) for frame in frames.values()]
+    slides = np.repeat(np.arange(len(values)), [len(part) for part in values])
+    return np.concatenate(values), slides
+
+
+class _Chosen:
+    """A predictor that says how it was chosen."""
+
+    def __init__(self, predictor: Predictor, note: str) -> None:
+        self.predictor = predictor
+        self.note = note
+
+    def __call__(self, test: TestData) -> NDArray[np.floating]:
+        return self.predictor(test)
+
+
+def _in_words(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}: {score:.3f}" for name, score in scores.items())
