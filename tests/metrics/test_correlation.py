@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rankbygene.errors import InputTypeError, InputValueError
-from rankbygene.metrics import pearson, spearman
+from rankbygene.metrics import concordance, mse, pearson, pearson_per_spot, spearman
 
 SCORES = [(pearson, stats.pearsonr), (spearman, stats.spearmanr)]
 
@@ -56,6 +56,62 @@ def test_telling_slides_apart_is_no_correlation_within_them():
     pred = (3.0 * slide + rng.normal(size=1200))[:, None]
     assert pearson(true, pred)[0] > 0.8
     assert abs(pearson(true, pred, groups=slide)[0]) < 0.06
+
+
+@pytest.mark.parametrize("score", [pearson, spearman, mse])
+def test_a_patient_with_many_slides_counts_once(score):
+    true, pred = pair(0)
+    slide = np.repeat(["a", "b", "c"], 20)
+    patient = np.repeat([7, 3], [40, 20])
+    a, b, c = (score(true[slide == name], pred[slide == name]) for name in "abc")
+    by_patient = ((a + b) / 2 + c) / 2
+    np.testing.assert_allclose(score(true, pred, slide, patients=patient), by_patient)
+    # every step can be asked for by name, and no other is taken
+    names = {"patients": by_patient, "slides": (a + b + c) / 3, "pooled": score(true, pred)}
+    for name, expected in names.items():
+        found = score(true, pred, slide, patients=patient, average=name)
+        np.testing.assert_allclose(found, expected)
+    # a patient without a score does not count
+    true[slide == "c"] = np.nan
+    found = score(true, pred, slide, patients=patient)
+    np.testing.assert_allclose(found, (a + b) / 2)
+
+
+def test_averages_need_their_labels():
+    true, pred = pair(0)
+    slide, patient = np.repeat([0, 1, 2], 20), np.repeat([0, 1], 30)
+    with pytest.raises(InputValueError, match="1 slides in groups belong to several patients"):
+        pearson(true, pred, slide, patients=patient)
+    with pytest.raises(InputValueError, match="patients are given without groups"):
+        pearson(true, pred, patients=patient)
+    with pytest.raises(
+        InputValueError, match="average is 'patients'; with the labels given, allowed"
+    ):
+        pearson(true, pred, slide, average="patients")
+    with pytest.raises(InputValueError, match="average is 'mean'"):
+        pearson(true, pred, average="mean")
+    with pytest.raises(InputValueError, match="groups holds 20 missing values"):
+        pearson(true, pred, np.where(slide == 0, np.nan, slide))
+
+
+def test_agreement_falls_with_a_shift_or_a_scale():
+    true, _ = pair(0)
+    np.testing.assert_allclose(concordance(true, true), 1)
+    np.testing.assert_allclose(concordance(true, -true + 2 * true.mean(axis=0)), -1)
+    variance = true.var(axis=0)
+    np.testing.assert_allclose(concordance(true, true + 1), 2 * variance / (2 * variance + 1))
+    half = concordance(true - true.mean(axis=0), 0.5 * (true - true.mean(axis=0)))
+    np.testing.assert_allclose(half, 0.8)
+
+
+def test_gene_levels_alone_correlate_within_spots():
+    rng = np.random.default_rng(0)
+    level = rng.gamma(0.5, 6.0, size=200)
+    true = np.log1p(rng.poisson(level, (100, 200)))
+    pred = np.tile(np.log1p(level), (100, 1)) + rng.normal(scale=1e-3, size=true.shape)
+    assert pearson_per_spot(true, pred).mean() > 0.8
+    assert abs(pearson(true, pred).mean()) < 0.05
+    assert np.isnan(pearson_per_spot(np.ones((2, 5)), pred[:2, :5])).all()
 
 
 @pytest.mark.parametrize("score", [pearson, spearman])

@@ -12,7 +12,6 @@ from spatialdata.models import ShapesModel, TableModel
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 from rankbygene.pp import check_panel, choose_panel, select_genes
 from rankbygene.pp._frames import table_frames
-from rankbygene.pp._moran import morans_i
 
 SIDE = 12
 
@@ -117,33 +116,6 @@ def test_rows_and_candidates_restrict_the_choice(counts):
     assert panel[0] != "spatial"
     panel = choose_panel(frames, 2, method="most_expressed", genes=["spatial", "noise1", "silent"])
     assert panel == ["spatial", "noise1"]
-
-
-def test_morans_i_equals_its_definition():
-    rng = np.random.default_rng(0)
-    values = rng.poisson(1.0, (40, 7)).astype(float)
-    values[:, 3] = 0.1
-    weights = (rng.random((40, 40)) < 0.2).astype(float)
-    np.fill_diagonal(weights, 0)
-    centered = values - values.mean(axis=0)
-    with np.errstate(invalid="ignore"):
-        expected = 40 / weights.sum() * np.einsum("ig,ij,jg->g", centered, weights, centered)
-        expected /= (centered**2).sum(axis=0)
-    expected[3] = np.nan
-    found = morans_i(sparse.csr_array(values), sparse.csr_array(weights))
-    np.testing.assert_allclose(found, expected)
-    metric = sc.metrics.morans_i(sparse.csr_matrix(weights), values[:, [0, 1, 2]].T)
-    np.testing.assert_allclose(found[:3], metric)
-    assert np.isnan(morans_i(sparse.csr_array(values), sparse.csr_array((40, 40)))).all()
-
-
-def test_morans_i_in_blocks_is_the_same(monkeypatch):
-    rng = np.random.default_rng(0)
-    values = sparse.csr_array(rng.poisson(1.0, (30, 9)).astype(float))
-    graph = sparse.csr_array((rng.random((30, 30)) < 0.2).astype(np.float32))
-    whole = morans_i(values, graph)
-    monkeypatch.setattr("rankbygene.pp._moran._GENES_AT_ONCE", 4)
-    np.testing.assert_allclose(morans_i(values, graph), whole)
 
 
 def test_a_panel_is_checked_against_the_slides(counts):

@@ -1,15 +1,19 @@
-"""Whether clusters of image features are clusters of expression."""
+"""Whether a clustering agrees with reference labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.metrics import homogeneity_completeness_v_measure
+from sklearn.metrics import (
+    adjusted_rand_score,
+    homogeneity_completeness_v_measure,
+    normalized_mutual_info_score,
+)
 
 from rankbygene.errors import InputValueError
-from rankbygene.metrics._inputs import as_features
+from rankbygene.metrics._inputs import as_features, as_labels
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -87,13 +91,67 @@ def v_measure_of_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> VMeas
     Raises
     ------
     InputValueError
-        If there is not one label and one cluster for each spot.
+        If there is not one label and one cluster for each spot, or a label is missing.
     """
-    true, pred = np.asarray(labels_true), np.asarray(labels_pred)
-    if true.ndim != 1 or true.shape != pred.shape or true.size == 0:
+    labels = _check_labels(labels_true, labels_pred)
+    return VMeasure(*map(float, homogeneity_completeness_v_measure(*labels)))
+
+
+def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Adjusted Rand index: pairs of spots that both put together or apart, above chance.
+
+    The index of Hubert and Arabie :cite:p:`hubert1985comparing`, as in scikit-learn. It weighs a
+    domain by the square of its size; small domains hardly count.
+
+    Parameters
+    ----------
+    labels_true
+        Reference label of each spot. Leave out spots without one.
+    labels_pred
+        Cluster of each spot.
+
+    Returns
+    -------
+    1 for equal partitions, 0 on average for random ones, at least -0.5.
+
+    Raises
+    ------
+    InputValueError
+        If there is not one label and one cluster for each spot, or a label is missing.
+    """
+    return float(adjusted_rand_score(*_check_labels(labels_true, labels_pred)))
+
+
+def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
+    """Normalised mutual information of labels and clusters :cite:p:`strehl2002cluster`.
+
+    Mutual information over the arithmetic mean of the two entropies, as in scikit-learn, which is
+    the ``v`` of :func:`v_measure_of_labels`. It is not adjusted for chance: many small clusters
+    score well above 0 by accident.
+
+    Parameters
+    ----------
+    labels_true, labels_pred
+        As in :func:`ari`.
+
+    Returns
+    -------
+    Between 0 and 1.
+
+    Raises
+    ------
+    InputValueError
+        If there is not one label and one cluster for each spot, or a label is missing.
+    """
+    return float(normalized_mutual_info_score(*_check_labels(labels_true, labels_pred)))
+
+
+def _check_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[NDArray[Any], ...]:
+    true, pred = as_labels(labels_true, "labels_true"), as_labels(labels_pred, "labels_pred")
+    if true.shape != pred.shape:
         msg = f"the labels have the shapes {true.shape} and {pred.shape}; one per spot is needed"
         raise InputValueError(msg)
-    return VMeasure(*map(float, homogeneity_completeness_v_measure(true, pred)))
+    return true, pred
 
 
 def _cluster(matrix: NDArray[np.float64], k: int, seed: int) -> NDArray[np.int64]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from rankbygene.errors import InputTypeError, InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-Score = Callable[["NDArray[np.float64]", "NDArray[np.float64]"], "NDArray[np.float64]"]
+Score = Callable[..., "NDArray[np.float64]"]
+Average = Literal["patients", "slides", "pooled"]
 
 
 def as_matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -93,22 +95,75 @@ def as_features(
 
 def mean_over_groups(
     score: Score,
-    true: NDArray[np.float64],
-    pred: NDArray[np.float64],
+    arrays: tuple[NDArray[Any], ...],
     groups: ArrayLike | None,
+    patients: ArrayLike | None = None,
+    average: Average | None = None,
 ) -> NDArray[np.float64]:
-    """Score every group of rows on its own and average the groups where the score exists.
+    """Score every slide on its own, average slides within each patient, then the patients.
+
+    Means are over the slides, or patients, where the score exists.
+
+    Parameters
+    ----------
+    score
+        Called with the rows of one slide of each array; returns one number per gene.
+    arrays
+        Arrays with one row per spot.
+    groups, patients
+        Slide and patient of each spot.
+    average
+        The last step: ``"pooled"`` takes all spots as one slide, ``"slides"`` averages slides,
+        ``"patients"`` their patients. None: as far as labels are given.
 
     Raises
     ------
     InputValueError
-        If there is not one group per spot.
+        If there is not one label per spot, a label that ``average`` needs is missing, or a slide
+        belongs to several patients.
     """
-    if groups is None:
-        return score(true, pred)
-    codes = group_codes(groups, len(true))
-    scores = [score(true[codes == i], pred[codes == i]) for i in range(codes.max() + 1)]
-    return nanmean(np.stack(scores))
+    level = _level(groups, patients, average)
+    n_rows = len(arrays[0])
+    codes = np.zeros(n_rows, dtype=np.int64) if groups is None else group_codes(groups, n_rows)
+    if level == "pooled":
+        return score(*arrays)
+    per_slide = np.stack(
+        [score(*(array[codes == i] for array in arrays)) for i in range(codes.max() + 1)]
+    )
+    if patients is None or level == "slides":
+        return nanmean(per_slide)
+    owners = _patient_of_slide(codes, group_codes(patients, n_rows, "patients"))
+    return nanmean(np.stack([nanmean(per_slide[owners == i]) for i in range(owners.max() + 1)]))
+
+
+def _level(
+    groups: ArrayLike | None, patients: ArrayLike | None, average: Average | None
+) -> Average:
+    given: list[Average] = ["pooled"]
+    if groups is not None:
+        given.append("slides")
+        if patients is not None:
+            given.append("patients")
+    elif patients is not None:
+        msg = "patients are given without groups; pass the slide of each spot as groups"
+        raise InputValueError(msg)
+    if average is None:
+        return given[-1]
+    if average not in given:
+        msg = (
+            f"average is {average!r}; with the labels given, allowed are "
+            f"{', '.join(map(repr, given))}: slides need groups, patients need groups and patients"
+        )
+        raise InputValueError(msg)
+    return average
+
+
+def _patient_of_slide(slides: NDArray[np.int64], patients: NDArray[np.int64]) -> NDArray[np.int64]:
+    pairs = np.unique(np.column_stack([slides, patients]), axis=0)
+    if len(pairs) > slides.max() + 1:
+        msg = f"{len(pairs) - slides.max() - 1} slides in groups belong to several patients; check both"
+        raise InputValueError(msg)
+    return pairs[:, 1]
 
 
 def group_codes(groups: ArrayLike, n_rows: int, name: str = "groups") -> NDArray[np.int64]:
@@ -119,13 +174,51 @@ def group_codes(groups: ArrayLike, n_rows: int, name: str = "groups") -> NDArray
     InputValueError
         If there is not one group per row.
     """
-    labels: NDArray[Any] = np.asarray(groups)
-    if labels.shape != (n_rows,):
+    labels = as_labels(groups, name)
+    if len(labels) != n_rows:
         msg = f"{name} has the shape {labels.shape}; one value for each of {n_rows} spots is needed"
         raise InputValueError(msg)
     names = labels.astype(str) if labels.dtype == object else labels
     codes: NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
     return codes
+
+
+def as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Read one label per row.
+
+    Raises
+    ------
+    InputValueError
+        If there is not one dimension, no row, or a label is missing.
+    """
+    labels: NDArray[Any] = np.asarray(values)
+    if labels.ndim != 1 or labels.size == 0:
+        msg = f"{name} has the shape {labels.shape}; one value per row is needed"
+        raise InputValueError(msg)
+    if n_missing := int(np.sum(pd.isna(labels))):
+        msg = f"{name} holds {n_missing} missing values; leave those rows out"
+        raise InputValueError(msg)
+    return labels
+
+
+def value_range(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest minus smallest value of each column; minus infinity where none is known."""
+    high = np.where(np.isnan(values), -np.inf, values).max(axis=0)
+    low = np.where(np.isnan(values), np.inf, values).min(axis=0)
+    return np.asarray(high - low)
+
+
+def varies(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which columns have two different values, without the rounding of a mean."""
+    return value_range(values) > 0
+
+
+def divide(
+    numerator: NDArray[np.float64], denominator: NDArray[np.float64], where: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Divide where a score exists; NaN elsewhere."""
+    result: NDArray[np.float64] = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=result, where=where)
 
 
 def nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,8 +13,8 @@ from scipy.stats import rankdata
 from rankbygene.data import neighbour_graph
 from rankbygene.data._panel import check_measured, first_names, gene_columns, panel_counts
 from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.metrics._moran import morans_i
 from rankbygene.pp._frames import table_frames
-from rankbygene.pp._moran import morans_i
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
