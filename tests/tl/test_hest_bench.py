@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 import rankbygene as rbg
 from rankbygene import cli
 from rankbygene.io._hest_bench import patch_blocks, read_bench
+from rankbygene.tl._hest_folds import BenchHead
 
 GENES = [f"G{i}" for i in range(6)]
 FOLDS = {
@@ -149,6 +150,22 @@ def test_scores_are_those_of_an_independent_pipeline(published: Path, variant: s
     average = result.summary.loc["average", ("encoder", "mean")]
     assert average == pytest.approx(np.mean(list(tasks.values())), abs=1e-6)
     assert average > 0.3
+
+
+def test_the_regression_keeps_256_components_and_the_published_penalty() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(600, 300)) * rng.uniform(0.1, 9, 300) + 5
+    targets = np.log1p(rng.poisson(np.exp(1 + 0.1 * features[:, :50])))
+    head = BenchHead(seed=1).fit(features[:500].astype(np.float32), targets[:500])
+    scaled = (features - features[:500].mean(0)) / features[:500].std(0)
+    axes = np.linalg.svd(scaled[:500], full_matrices=False)[2][:256]
+    reduced = scaled @ axes.T
+    gram = reduced[:500].T @ reduced[:500] + 100 / (256 * 50) * np.eye(256)
+    expected = reduced[500:] @ np.linalg.solve(gram, reduced[:500].T @ targets[:500])
+    predicted = head.predict(features[500:].astype(np.float32))
+    # lsqr stops at a relative 1e-4; the neglected intercept leaves the predictions around zero.
+    np.testing.assert_allclose(predicted, expected, atol=5e-3)
+    assert abs(predicted.mean()) < 0.1 * targets.mean()
 
 
 def test_baselines_stand_beside_it(published: Path) -> None:

@@ -44,7 +44,7 @@ class BenchHead:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        # Centred, n spots span n - 1 directions; one more would be rounding, blown up to unit weight.
+        # Centred, n spots span n - 1 directions; one more would be rounding that is fitted to.
         components = min(self.n_components, len(features) - 1, features.shape[1])
         alpha = 100 / (components * targets.shape[1])
         self.pipeline = make_pipeline(
