@@ -65,3 +65,24 @@ Train = Annotated[
 Baselines = Annotated[str, typer.Option(help="Baselines to score beside it, or 'none'.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DemoOut = Annotated[Path, typer.Option(help="Folder to write.")]
+
+BenchFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER", exists=True, file_okay=False, help="The downloaded folder of HEST-Bench."
+    ),
+]
+Encoder = Annotated[str, typer.Option(help="Image encoder: a timm name, hf-hub:ID, uni2, ...")]
+Report = Annotated[Path, typer.Option(help="JSON file to write.")]
+Tasks = Annotated[
+    str | None, typer.Option(help="Tasks such as IDC,PRAD; by default the nine of the benchmark.")
+]
+Variant = Annotated[
+    str, typer.Option(help="corrected, or released: undefined genes make the average NaN.")
+]
+EncoderBatch = Annotated[int, typer.Option(min=1, help="Patches that are encoded at once.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")
+]
+Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
+BenchSeed = Annotated[int, typer.Option(help="Of the principal components; the benchmark's is 1.")]

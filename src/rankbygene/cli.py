@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from rankbygene.model import RankByGene
-    from rankbygene.tl import Evaluation
+    from rankbygene.tl import Evaluation, HestBench
 
 FAILED, BAD_INPUT = 1, 2
 
@@ -172,10 +172,45 @@ def evaluate(
 ) -> None:
     """Score a model on slides that it has not seen, with baselines beside it."""
     with _step():
-        names: Any = [] if baselines == "none" else [name.strip() for name in baselines.split(",")]
         model = _load(model_dir, train)
-        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=names)
+        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=_names(baselines))
     typer.echo(_as_json(result) if as_json else _as_table(result))
+
+
+@app.command()
+def hest_bench(
+    folder: opt.BenchFolder,
+    encoder: opt.Encoder,
+    out: opt.Report,
+    tasks: opt.Tasks = None,
+    pretrained: opt.Pretrained = True,
+    weights: opt.Weights = None,
+    baselines: opt.Baselines = "mean,ridge",
+    variant: opt.Variant = "corrected",
+    batch_size: opt.EncoderBatch = 128,
+    device: opt.Device = None,
+    precision: opt.Precision = None,
+    seed: opt.BenchSeed = 1,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Score an image encoder by the protocol of HEST-Bench."""
+    with _step():
+        _check_free([out], overwrite=overwrite)
+        options: dict[str, Any] = {"variant": variant, "precision": precision}
+        result = rankbygene.tl.hest_bench(
+            folder,
+            encoder,
+            tasks=None if tasks is None else _names(tasks),
+            pretrained=pretrained,
+            weights=weights,
+            baselines=_names(baselines),
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            **options,
+        )
+        result.to_json(out, overwrite=overwrite)
+    typer.echo(_as_table(result))
 
 
 @app.command()
@@ -231,6 +266,10 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
         raise InputValueError(msg)
 
 
+def _names(text: str) -> Any:
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
 def _panel(genes: str) -> int | list[str]:
     if genes.isdecimal():
         return int(genes)
@@ -273,7 +312,7 @@ def _open_output(outputs: ExitStack, path: Path, *, overwrite: bool) -> Path:
     return place
 
 
-def _as_table(result: Evaluation) -> str:
+def _as_table(result: Evaluation | HestBench) -> str:
     text: str = result.summary.to_string(float_format="{:.3f}".format, na_rep="-")
     return text
 

@@ -15,7 +15,7 @@ from rankbygene.errors import InputValueError, OutputExistsError
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "fill_store", "write_sdata"]
+__all__ = ["atomic_directory", "fill_store", "write_sdata", "write_text"]
 
 
 @contextmanager
@@ -95,6 +95,32 @@ def fill_store(sdata: SpatialData, folder: Path) -> None:
     for item in inner.iterdir():
         item.rename(folder / item.name)
     inner.rmdir()
+
+
+def write_text(text: str, path: Path, *, overwrite: bool = False) -> None:
+    """Write a text file, completely or not at all.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    InputValueError
+        ``path`` is a folder.
+    """
+    if path.is_dir():
+        msg = f"{path} is a folder; pass the path of a file"
+        raise InputValueError(msg)
+    _check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        file = temporary / path.name
+        file.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        _check_free(path, overwrite)
+        file.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

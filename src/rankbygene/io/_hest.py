@@ -68,9 +68,9 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
     if missing:
         msg = f"HEST sample {sample_id!r} is not complete: {', '.join(missing)} missing"
         raise InputValueError(msg)
-    metadata = _read_metadata(files["metadata"])
+    metadata = read_json_object(files["metadata"])
     um_per_px = _pixel_size(metadata, files["metadata"])
-    table = _read_table(files["counts"])
+    table = read_table(files["counts"])
     centers = _positions(table, files["counts"])
     fresh = ad.AnnData(X=table.X, obs=table.obs.copy(), var=table.var.copy())
     fresh.var_names_make_unique()
@@ -113,7 +113,8 @@ def _download(sample_id: str) -> Path:
         raise InputValueError(msg) from error
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; anything else is an InputValueError that names it."""
     try:
         metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -140,7 +141,8 @@ def _positive(value: object) -> float | None:
     return float(value) if np.isfinite(value) and value > 0 else None
 
 
-def _read_table(path: Path) -> ad.AnnData:
+def read_table(path: Path) -> ad.AnnData:
+    """Read a table whose spots have unique names; anything else is an InputValueError."""
     try:
         table = ad.read_h5ad(path)
     except (OSError, KeyError, ValueError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rankbygene.tl._cross_validate import cross_validate
 from rankbygene.tl._data import TestData, TrainingData
 from rankbygene.tl._evaluate import Evaluation, evaluate
+from rankbygene.tl._hest_bench import hest_bench
+from rankbygene.tl._hest_result import HestBench
 from rankbygene.tl._methods import BASELINES, FeatureMethod, ModelMethod
 from rankbygene.tl._references import noise_ceiling
 from rankbygene.tl._result import CrossValidation
@@ -15,11 +17,13 @@ __all__ = [
     "CrossValidation",
     "Evaluation",
     "FeatureMethod",
+    "HestBench",
     "ModelMethod",
     "NestedSelection",
     "TestData",
     "TrainingData",
     "cross_validate",
     "evaluate",
+    "hest_bench",
     "noise_ceiling",
 ]

@@ -12,7 +12,7 @@ import torch
 
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
-from rankbygene.tl._regressors import MeanRegressor, fill_unmeasured, hest_ridge, mlp, ridge
+from rankbygene.tl._regressors import HestRidge, MeanRegressor, fill_unmeasured, mlp, ridge
 from rankbygene.tl._selection import NestedSelection
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[s
         "mean": FeatureMethod(MeanRegressor(), "color_texture"),
         "ridge": FeatureMethod(ridge(), "color_texture"),
         "backbone_ridge": FeatureMethod(ridge(), "backbone"),
-        "hest_ridge": lambda train: FeatureMethod(hest_ridge(len(train.genes)))(train),
+        "hest_ridge": FeatureMethod(HestRidge()),
         "mlp": lambda train: FeatureMethod(mlp(train.seed))(train),
     }
     if name in simple:

@@ -1,0 +1,75 @@
+"""The regression of HEST-Bench, fitted and scored in each fold of a task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from rankbygene.tl._evaluate import score_genes
+from rankbygene.tl._regressors import HestRidge, MeanRegressor, ridge
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.io._hest_bench import BenchFold, BenchSample, BenchTask
+
+logger = logging.getLogger("rankbygene")
+
+ENCODER = "encoder"
+
+BenchBaseline = Literal["mean", "ridge"]
+Features: TypeAlias = dict[str, "NDArray[np.float32]"]
+Describe: TypeAlias = Callable[["BenchSample"], Features]
+
+
+def score_task(
+    task: BenchTask, describe: Describe, baselines: Sequence[BenchBaseline], seed: int
+) -> pd.DataFrame:
+    """Encode every sample of a task once, then fit and score each fold."""
+    features = {}
+    for name, sample in task.samples.items():
+        logger.info("HEST-Bench %s: %s, %d patches", task.name, name, len(sample.rows))
+        features[name] = describe(sample)
+    tables = []
+    for number, fold in enumerate(task.folds):
+        scores = _score_fold(task, fold, features, baselines, seed)
+        scores.insert(0, "fold", number)
+        tables.append(scores)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "task", task.name)
+    return table
+
+
+def _score_fold(
+    task: BenchTask,
+    fold: BenchFold,
+    features: Mapping[str, Features],
+    baselines: Sequence[BenchBaseline],
+    seed: int,
+) -> pd.DataFrame:
+    targets, truth = (
+        np.concatenate([task.samples[name].targets for name in side])
+        for side in (fold.train, fold.test)
+    )
+    predictions = {}
+    for method in (ENCODER, *baselines):
+        # The mean looks at no feature, so it takes whichever are there.
+        kind = ENCODER if method == "mean" else method
+        train, test = (
+            np.concatenate([features[name][kind] for name in side])
+            for side in (fold.train, fold.test)
+        )
+        regressor = _regressor(method, seed)
+        predictions[method] = regressor.fit(train, targets).predict(test)
+    pooled = np.zeros(len(truth), np.intp)
+    return score_genes(truth, predictions, pooled, task.genes)
+
+
+def _regressor(method: str, seed: int) -> Any:
+    if method == ENCODER:
+        return HestRidge(fit_intercept=False, seed=seed)
+    return MeanRegressor() if method == "mean" else ridge()
