@@ -1,4 +1,4 @@
-"""Folders that are there completely or not at all."""
+"""Folders and files that are there completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankbygene.errors import InputValueError, OutputExistsError
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "fill_store", "write_sdata"]
+__all__ = ["atomic_directory", "atomic_file", "fill_store", "write_sdata"]
 
 
 @contextmanager
@@ -56,6 +56,38 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         # Should what was there be neither replaced nor put back, its only copy stays.
         if path.exists() or not aside.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give the name of a temporary file that becomes ``path`` when the block ends well.
+
+    Whatever stops the block, ``path`` stays as it was.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    overwrite
+        Replace a file of that name.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False, or it is a folder.
+    """
+    path = Path(path)
+    _check_no_folder(path)
+    _check_free(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary / path.name
+        _sync(temporary)
+        _check_free(path, overwrite)
+        (temporary / path.name).replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def exchange(new: Path, path: Path, aside: Path) -> None:
@@ -104,6 +136,12 @@ def _check_free(path: Path, overwrite: bool) -> None:
     if Path.cwd().is_relative_to(path.resolve()):
         msg = f"{path} holds the working directory and is not replaced; pass a folder of its own"
         raise InputValueError(msg)
+
+
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        msg = f"{path} is a folder; pass the name of a file"
+        raise OutputExistsError(msg)
 
 
 def _sync(folder: Path) -> None:
