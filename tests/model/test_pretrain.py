@@ -18,6 +18,9 @@ from rankbygene.errors import (
     OutputExistsError,
     TrainingError,
 )
+from rankbygene.metrics import pearson
+from rankbygene.model._random import forked_rng
+from rankbygene.tl._baselines import RidgePredictor
 
 TINY: dict[str, Any] = {
     "tile_px": 32,
@@ -83,6 +86,39 @@ def test_counts_are_never_touched(slides: list[Any], warm: Any) -> None:
     keys = [set(sdata.shapes) | set(sdata.tables) for sdata in poisoned]
     assert same(pretrain(poisoned, max_epochs=1).network, pretrain(images, max_epochs=1).network)
     assert [set(sdata.shapes) | set(sdata.tables) for sdata in poisoned] == keys
+
+
+def encode(slide: Any, weights: Path | None) -> np.ndarray:
+    """Features at the spots of a slide, by the encoder before or after pretraining."""
+    with forked_rng(0):
+        network, spec = rbg.nn.build_backbone(
+            "test_resnet", pretrained=False, weights=weights, tile_px=32
+        )
+    (frame,) = rbg.data.resolve_slides(slide).values()
+    tiles = rbg.data.TileReader(frame, tile_um=64.0, tile_px=32).read()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    with torch.inference_mode():
+        images = rbg.nn.normalize_pixels(torch.from_numpy(tiles), mean, std)
+        return network.eval()(images).numpy()
+
+
+def test_features_tell_more_of_expression_on_a_slide_that_was_not_seen(tmp_path: Path) -> None:
+    *train, unseen = rbg.datasets.synthetic(
+        n_slides=3, n_patients=1, n_spots=100, n_genes=30, noise=0, seed=1
+    )
+    warm = pretrain(train, step_um=56.0, max_epochs=6)
+    warm.save(tmp_path / "warm.safetensors")
+    losses = warm.history["train_loss"].iloc[:, 0].to_numpy(float)
+    assert losses[0] < np.log(2 * 32 - 1) + 0.5
+    assert losses[-1] < losses[0] - 0.5
+    driven = unseen["table"].var["image_driven"].to_numpy()
+    truth = [sdata["table"].layers["truth"][:, driven] for sdata in (*train, unseen)]
+    scores = {}
+    for name, weights in (("cold", None), ("warm", tmp_path / "warm.safetensors")):
+        features = [encode(sdata, weights) for sdata in (*train, unseen)]
+        ridge = RidgePredictor().fit(np.concatenate(features[:2]), np.concatenate(truth[:2]))
+        scores[name] = pearson(truth[2], ridge.predict(features[2])).mean()
+    assert scores["warm"] > scores["cold"] + 0.1, scores
 
 
 def test_the_seed_decides_and_the_global_state_stays(slides: list[Any], warm: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rankbygene.nn import BackboneSpec
 
 _SUFFIX = ".safetensors"
-_TILES = "tissue_tiles"
+_TILES = "tissue_tiles"  # only inside this file: the user's objects stay as they are
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,13 +207,17 @@ def pretrain(
     tile: dict[str, Any] = {"tile_um": tile_um or spec.tile_um, "tile_px": tile_px or spec.tile_px}
     frames = _frames(sdatas, tile, image_key=image_key, um_per_px=um_per_px, step_um=step_um)
     bank = TileBank.build(frames, **tile)
-    epochs = default_max_epochs(len(bank)) if max_epochs is None else max_epochs
+    training = {
+        "max_epochs": default_max_epochs(len(bank)) if max_epochs is None else max_epochs,
+        "batch_size": batch_size,
+        **settings,
+    }
     trainee = _Trainee(module, seed)
     run_training(
         trainee,
         plan,
         TileDataModule(bank, batch_size=batch_size, seed=seed),
-        max_epochs=epochs,
+        max_epochs=training["max_epochs"],
         accelerator=accelerator,
         devices=devices,
         precision=precision,
@@ -232,7 +236,7 @@ def pretrain(
         **tile,
         "step_um": step_um or tile["tile_um"],
         "n_tiles": {name: frame.n_obs for name, frame in frames.items()},
-        "training": {"max_epochs": epochs, "batch_size": batch_size, **settings},
+        "training": training,
         "seed": seed,
     }
     # The projection stays behind, and of the wrapper only the network that a name builds again.
@@ -255,9 +259,9 @@ def _frames(
     problems = Problems()
     frames = {}
     for name, sdata in slides.items():
-        own = Problems(f"slide {name!r}" if named or len(slides) > 1 else "")
+        place = Problems(f"slide {name!r}" if named or len(slides) > 1 else "")
         with problems.collect():
-            with own.collect():
+            with place.collect():
                 frame, _ = tissue_frame(
                     sdata,
                     _TILES,
@@ -267,9 +271,9 @@ def _frames(
                     tile_um=tile["tile_um"],
                     step_um=step_um,
                 )
-                plan_tiles(frame, **tile)
-                frames[name] = frame
-            own.raise_if_any()
+            place.raise_if_any()
+            frames[name] = replace(frame, slide=name)
+            plan_tiles(frames[name], **tile)
     problems.raise_if_any()
     return frames
 
