@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankbygene.data._datamodule import SpatialDataModule
+from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
 from rankbygene.data._expression import ExpressionBank
 from rankbygene.data._split import SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
@@ -187,3 +187,17 @@ def test_impossible_requests_are_refused(bank, expression):
         build({"train": range(5), "test": [4, 3]}, batch_size=2)
     with pytest.raises(InputKeyError, match=r"need 'train'.*got \['val'\]"):
         build({"val": [1]})
+
+
+def test_tiles_alone_are_shuffled_as_spots_are(bank, expression):
+    loader = TileDataModule(bank, batch_size=8, seed=1).train_dataloader()
+    epochs = [[batch["image"][:, 0, 0, 0].tolist() for batch in loader] for _ in range(2)]
+    for epoch in epochs:
+        assert [len(batch) for batch in epoch] == [8] * 6
+        assert len(set(sum(epoch, []))) == 48
+    everything = SpatialDataModule(bank, expression, {"train": range(N)}, batch_size=8, seed=1)
+    same = everything.train_dataloader()
+    assert [spots(same) for _ in range(2)] == epochs
+    for size in (0, N + 1):
+        with pytest.raises(InputValueError, match=f"batch_size is {size} and there are {N} tiles"):
+            TileDataModule(bank, batch_size=size)

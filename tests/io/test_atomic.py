@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from spatialdata import SpatialData
 
-from rankbygene.io import atomic_directory, write_sdata
+from rankbygene.io import atomic_directory, atomic_file, write_sdata
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -105,3 +105,22 @@ def test_a_store_is_written_whole(make_slides: Any, tmp_path: Path) -> None:
         write_sdata(sdata, tmp_path / "out.zarr")
     write_sdata(again, tmp_path / "out.zarr", overwrite=True)
     assert SpatialData.read(tmp_path / "out.zarr")["table"].n_obs == 40
+
+
+def test_a_file_appears_when_the_block_ends_well_and_else_stays(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    with atomic_file(target) as file:
+        file.write_text("old")
+        assert not target.exists()
+    with pytest.raises(OSError, match="full"), atomic_file(target, overwrite=True) as file:
+        file.write_text("half")
+        raise OSError(28, "full")
+    assert target.read_text() == "old"
+    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_file(target):
+        pass
+    with pytest.raises(FileExistsError, match="folder"), atomic_file(target.parent, overwrite=True):
+        pass
+    with atomic_file(target, overwrite=True) as file:
+        file.write_text("new")
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]

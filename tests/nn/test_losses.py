@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from rankbygene.nn.losses import info_nce, ranking_consistency, similarity
+from rankbygene.nn.losses import info_nce, nt_xent, ranking_consistency, similarity
 
 # Gaps by genes and by image, then the hinge of the paper and of the released code.
 HINGES = [
@@ -190,3 +190,36 @@ def test_bad_arguments_are_named() -> None:
         ranking_consistency(square, square, reduction="sum")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'cosine' or 'softmax'"):
         similarity(square, "euclidean")  # type: ignore[arg-type]
+
+
+def slow_nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> float:
+    """Sum Equation 1 of SimCLR view by view."""
+    views = [*first, *second]
+    n = len(first)
+    total = 0.0
+    for i, view in enumerate(views):
+        cosine = [float(torch.cosine_similarity(view, other, dim=0)) for other in views]
+        weights = [math.exp(value / temperature) for value in cosine]
+        partner = weights[(i + n) % (2 * n)]
+        total -= math.log(partner / (sum(weights) - weights[i]))
+    return total / (2 * n)
+
+
+@given(st.integers(1, 7), st.sampled_from([0.1, 0.5, 2.0]), st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_nt_xent_is_equation_1(n: int, temperature: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    first, second = torch.randn(2, n, 5, generator=generator, dtype=torch.float64)
+    expected = slow_nt_xent(first, second, temperature)
+    assert float(nt_xent(first, second, temperature)) == pytest.approx(expected, abs=1e-9)
+    assert float(nt_xent(second, first, temperature)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_nt_xent_of_what_cannot_be_told_apart() -> None:
+    same = torch.ones(6, 3, requires_grad=True)
+    loss = nt_xent(same, same)
+    assert loss.item() == pytest.approx(math.log(11), abs=1e-5)
+    loss.backward()
+    assert torch.isfinite(same.grad).all()
+    with pytest.raises(ValueError, match="same shape"):
+        nt_xent(torch.ones(2, 3), torch.ones(3, 3))

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import rankbygene as rbg
 from rankbygene import cli
 from rankbygene.io._hest_bench import patch_blocks, read_bench
-from rankbygene.tl._hest_folds import BenchHead
+from rankbygene.tl._regressors import HestRidge
 
 GENES = [f"G{i}" for i in range(6)]
 FOLDS = {
@@ -156,7 +156,9 @@ def test_the_regression_keeps_256_components_and_the_published_penalty() -> None
     rng = np.random.default_rng(0)
     features = rng.normal(size=(600, 300)) * rng.uniform(0.1, 9, 300) + 5
     targets = np.log1p(rng.poisson(np.exp(1 + 0.1 * features[:, :50])))
-    head = BenchHead(seed=1).fit(features[:500].astype(np.float32), targets[:500])
+    head = HestRidge(fit_intercept=False, seed=1).fit(
+        features[:500].astype(np.float32), targets[:500]
+    )
     scaled = (features - features[:500].mean(0)) / features[:500].std(0)
     axes = np.linalg.svd(scaled[:500], full_matrices=False)[2][:256]
     reduced = scaled @ axes.T

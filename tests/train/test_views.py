@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from rankbygene.nn import orientations
 from rankbygene.train import strong_view, weak_view
-from rankbygene.train._views import color_jitter
+from rankbygene.train._views import color_jitter, random_crop
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -39,7 +40,7 @@ def test_strong_view_stays_in_range_at_the_extremes(value: float | None) -> None
     assert 0 <= float(view.min()) <= float(view.max()) <= 1
 
 
-@pytest.mark.parametrize("view", [weak_view, strong_view])
+@pytest.mark.parametrize("view", [weak_view, strong_view, partial(strong_view, crop=(0.3, 0.9))])
 def test_an_image_does_not_depend_on_the_others(view: Callable[..., torch.Tensor]) -> None:
     images = torch.rand(16, 3, 8, 8, generator=seeded())
     others = images.clone()
@@ -62,3 +63,28 @@ def test_grayscale_always_leaves_one_channel() -> None:
     view = strong_view(images, seeded(), grayscale=1.0)
     assert torch.equal(view[:, 0], view[:, 1])
     assert torch.equal(view[:, 0], view[:, 2])
+
+
+def test_the_whole_is_a_crop() -> None:
+    images = torch.rand(8, 3, 8, 8, generator=seeded())
+    assert torch.allclose(random_crop(images, seeded(), (1.0, 1.0)), images, atol=1e-5)
+
+
+def test_a_crop_is_a_square_of_the_asked_area_inside_the_image() -> None:
+    # Each pixel holds its own coordinates, so that a crop tells where it was cut.
+    px = 64
+    place = (torch.arange(px) + 0.5) / px
+    images = torch.stack([place.expand(px, px), place[:, None].expand(px, px)])
+    crops = random_crop(images.expand(500, 2, px, px), seeded(), (0.25, 0.81))
+    x, y = crops[:, 0, 0], crops[:, 1, :, 0]
+    width, height = ((line[:, -1] - line[:, 0]) * px / (px - 1) for line in (x, y))
+    # At the border the outermost half pixel is filled up.
+    assert torch.allclose(width, height, atol=1 / px)
+    assert float(width.min() ** 2) == pytest.approx(0.25, abs=0.02)
+    assert float(width.max() ** 2) == pytest.approx(0.81, abs=0.02)
+    for line in (x, y):
+        left, right = line[:, 0] - width / (2 * px), line[:, -1] + width / (2 * px)
+        assert float(left.min()) > -1 / px
+        assert float(right.max()) < 1 + 1 / px
+        assert float(left.min()) < 0.02
+        assert float(right.max()) > 0.98

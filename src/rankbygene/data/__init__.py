@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankbygene.data._bank import TileBank
-from rankbygene.data._datamodule import SpatialDataModule
+from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data._geometry import TilePlan, plan_tiles
 from rankbygene.data._images import level_array, level_to_system, n_levels
@@ -26,6 +26,7 @@ __all__ = [
     "SpotFrame",
     "SpotSplit",
     "TileBank",
+    "TileDataModule",
     "TilePlan",
     "TileReader",
     "crop_tiles",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rankbygene.data._expression import ExpressionBank
 
-__all__ = ["SpatialDataModule"]
+__all__ = ["SpatialDataModule", "TileDataModule"]
 
 _PARTS: tuple[Label, ...] = ("train", "validation", "test")
 
@@ -132,15 +132,61 @@ class SpatialDataModule(pl.LightningDataModule):
         return self._loader(_FixedBatches(np.split(self.test_idx, starts)))
 
     def _loader(self, batches: Sampler[NDArray[np.intp]]) -> DataLoader[Batch]:
-        # One index of the dataset is a whole batch: a single gather per bank instead of one per
-        # spot. Without a generator of its own the loader would draw from torch's global state.
-        return DataLoader(
-            self._batches,
-            sampler=batches,
-            batch_size=None,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        return _loader(self._batches, batches, self.seed)
+
+
+class TileDataModule(pl.LightningDataModule):
+    """Batches over all rows of a tile bank, without expression.
+
+    A batch is a dict with ``image``, uint8 ``[B, 3, px, px]``. Rows are shuffled anew in every
+    epoch, and those of an incomplete last batch sit it out.
+
+    Parameters
+    ----------
+    bank
+        Tiles; ``bank[rows]`` gives uint8 ``[len(rows), 3, px, px]``.
+    batch_size
+        Number of tiles in a batch; the losses compare the tiles of one batch.
+    seed
+        Seed of the order.
+
+    Raises
+    ------
+    InputValueError
+        If there are fewer tiles than one batch holds.
+    """
+
+    n_val = 0
+
+    def __init__(self, bank: Tiles, *, batch_size: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        if not 1 <= batch_size <= len(bank):
+            msg = (
+                f"batch_size is {batch_size} and there are {len(bank)} tiles; pass a batch_size "
+                "between 1 and that, or cut more tiles (a smaller step_um)"
+            )
+            raise InputValueError(msg)
+        self.seed = seed
+        self._bank = _TileBatches(bank)
+        self._sampler = _ShuffledBatches(np.arange(len(bank)), batch_size, seed, drop_last=True)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Give the shuffled batches."""
+        return _loader(self._bank, self._sampler, self.seed)
+
+
+def _loader(
+    dataset: Dataset[Batch], batches: Sampler[NDArray[np.intp]], seed: int
+) -> DataLoader[Batch]:
+    # One index of the dataset is a whole batch: a single gather per bank instead of one per
+    # spot. Without a generator of its own the loader would draw from torch's global state.
+    return DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 class _Batches(Dataset[Batch]):
@@ -162,6 +208,19 @@ class _Batches(Dataset[Batch]):
             "slide": torch.from_numpy(slides),
             "spot": torch.from_numpy(rows.astype(np.int64)),
         }
+
+
+class _TileBatches(Dataset[Batch]):
+    """A bank of tiles, indexed by the rows of a whole batch."""
+
+    def __init__(self, bank: Tiles) -> None:
+        self._bank = bank
+
+    def __len__(self) -> int:
+        return len(self._bank)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> Batch:
+        return {"image": torch.from_numpy(np.ascontiguousarray(self._bank[rows]))}
 
 
 class _ShuffledBatches(Sampler["NDArray[np.intp]"]):

@@ -40,7 +40,7 @@ def resolve_slides(
     InputTypeError, InputKeyError, InputValueError
         As for :func:`resolve`, for all objects together.
     """
-    items, named = _numbered(sdatas)
+    items, named = numbered(sdatas)
     problems = Problems()
     found: list[tuple[str, SpotFrame]] = []
     for key, sdata in items.items():
@@ -52,7 +52,7 @@ def resolve_slides(
     return _with_own_names(found)
 
 
-def _numbered(
+def numbered(
     sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
 ) -> tuple[dict[str, SpatialData], bool]:
     """Return the objects by key, and whether the keys are the user's names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankbygene.io._atomic import atomic_directory, fill_store, write_sdata
+from rankbygene.io._atomic import atomic_directory, atomic_file, fill_store, write_sdata
 from rankbygene.io._hest import read_hest
 from rankbygene.io._legacy_st import read_legacy_st
 from rankbygene.io._results import write_results
@@ -10,6 +10,7 @@ from rankbygene.io._visium import read_visium
 
 __all__ = [
     "atomic_directory",
+    "atomic_file",
     "fill_store",
     "read_hest",
     "read_legacy_st",

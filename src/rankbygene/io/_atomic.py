@@ -1,4 +1,4 @@
-"""Folders that are there completely or not at all."""
+"""Folders and files that are there completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankbygene.errors import InputValueError, OutputExistsError
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "fill_store", "write_sdata", "write_text"]
+__all__ = ["atomic_directory", "atomic_file", "fill_store", "write_sdata"]
 
 
 @contextmanager
@@ -58,6 +58,43 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` whose file takes its place when the block ends well.
+
+    Whatever stops the block, ``path`` stays as it was and what was written is removed.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    overwrite
+        Replace a file of that name.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    InputValueError
+        ``path`` is a folder.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    if path.is_dir():
+        msg = f"{path} is a folder; pass the name of a file"
+        raise InputValueError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder, because a temporary file would keep rights of its own.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary / path.name
+        _sync(temporary)
+        _check_free(path, overwrite)
+        (temporary / path.name).replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def exchange(new: Path, path: Path, aside: Path) -> None:
     """Move ``new`` to ``path``, and what was at ``path``, if anything, to ``aside``.
 
@@ -95,32 +132,6 @@ def fill_store(sdata: SpatialData, folder: Path) -> None:
     for item in inner.iterdir():
         item.rename(folder / item.name)
     inner.rmdir()
-
-
-def write_text(text: str, path: Path, *, overwrite: bool = False) -> None:
-    """Write a text file, completely or not at all.
-
-    Raises
-    ------
-    OutputExistsError
-        ``path`` exists and ``overwrite`` is False.
-    InputValueError
-        ``path`` is a folder.
-    """
-    if path.is_dir():
-        msg = f"{path} is a folder; pass the path of a file"
-        raise InputValueError(msg)
-    _check_free(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        file = temporary / path.name
-        file.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        _check_free(path, overwrite)
-        file.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rankbygene.model._fit import fit
+from rankbygene.model._pretrain import PretrainedBackbone, pretrain
 from rankbygene.model._rankbygene import RankByGene
 
-__all__ = ["RankByGene", "fit"]
+__all__ = ["PretrainedBackbone", "RankByGene", "fit", "pretrain"]

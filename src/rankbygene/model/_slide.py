@@ -51,7 +51,28 @@ def slide_frame(
             um_per_px=um_per_px,
         )
         return frame, None
-    tiles_key = f"{table_key}_tiles"
+    return tissue_frame(
+        sdata,
+        f"{table_key}_tiles",
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+        um_per_px=um_per_px,
+        tile_um=tile_um,
+        step_um=step_um,
+    )
+
+
+def tissue_frame(
+    sdata: SpatialData,
+    tiles_key: str,
+    *,
+    image_key: str | None,
+    coordinate_system: str | None,
+    um_per_px: float | None,
+    tile_um: float,
+    step_um: float | None,
+) -> tuple[SpotFrame, GeoDataFrame]:
+    """Cover the tissue of a slide's image with tiles, named ``tiles_key``; no table is needed."""
     image_key, tiles = find_tissue_tiles(
         sdata, image_key, tile_um=tile_um, step_um=step_um, um_per_px=um_per_px
     )

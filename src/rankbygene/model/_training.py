@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from rankbygene.data import ExpressionBank, SpatialDataModule
+from rankbygene.data import ExpressionBank, SpatialDataModule, TileDataModule
 from rankbygene.metrics import pearson
 from rankbygene.model._inference import default_precision
 from rankbygene.model._random import forked_rng
@@ -17,6 +17,7 @@ from rankbygene.train import BestWeights, FiniteLoss
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import torch
     from numpy.typing import NDArray
 
     from rankbygene.model._base import BaseSpatialModel
@@ -46,10 +47,21 @@ def standardisation(
     return mean.astype(np.float32), std.astype(np.float32)
 
 
+class Trainee(Protocol):
+    """What scvi-tools' runner reads and writes of a model."""
+
+    module: Any
+    seed: int
+    is_trained_: bool
+    history_: dict[str, pd.DataFrame] | None
+
+    def to_device(self, device: str | torch.device) -> None: ...
+
+
 def run_training(
-    model: BaseSpatialModel,
+    model: Trainee,
     plan: pl.LightningModule,
-    datamodule: SpatialDataModule,
+    datamodule: SpatialDataModule | TileDataModule,
     *,
     max_epochs: int,
     accelerator: str,

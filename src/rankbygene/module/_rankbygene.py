@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rankbygene.errors import InputValueError
-from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, orientations
+from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, normalize_pixels, orientations
 
 __all__ = ["ImageBranch", "RankByGeneModule"]
 
@@ -124,10 +124,7 @@ class RankByGeneModule(nn.Module):
 
     def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
         """Scale images, uint8 or float in [0, 1], to what the backbone expects."""
-        if images.dtype == torch.uint8:
-            images = images.to(self.pixel_mean.dtype) / 255
-        images = (images - self.pixel_mean) / self.pixel_std
-        return images.contiguous(memory_format=torch.channels_last)
+        return normalize_pixels(images, self.pixel_mean, self.pixel_std)
 
     def image_features(self, images: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
         """Encode images ``[B, 3, H, W]``, uint8 or float in [0, 1], to ``[B, n_features]``."""

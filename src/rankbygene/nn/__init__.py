@@ -7,6 +7,7 @@ from rankbygene.nn._backbone import BackboneSpec, build_backbone
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
+from rankbygene.nn._pixels import normalize_pixels
 from rankbygene.nn._weights import read_tensors
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ResidualMLP",
     "build_backbone",
     "losses",
+    "normalize_pixels",
     "orientations",
     "read_tensors",
 ]

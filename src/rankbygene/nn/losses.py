@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from rankbygene.errors import InputValueError
 
-__all__ = ["info_nce", "ranking_consistency", "similarity"]
+__all__ = ["info_nce", "nt_xent", "ranking_consistency", "similarity"]
 
 RankingVariant = Literal["paper", "released"]
 RankingReduction = Literal["mean", "sum_over_n"]
@@ -55,6 +55,46 @@ def info_nce(
     labels = torch.arange(len(logits), device=logits.device)
     loss = F.cross_entropy(logits, labels)
     return (loss + F.cross_entropy(logits.T, labels)) / 2 if symmetric else loss
+
+
+def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+    r"""Contrast two views of each image against all other views of the batch.
+
+    With :math:`z` the ``2 N`` rows of both matrices and :math:`j(i)` the other view of the image
+    that row ``i`` shows:
+
+    .. math::
+        L = -\frac{1}{2N} \sum_i \log
+        \frac{\exp(\cos(z_i, z_{j(i)})/\tau)}{\sum_{k \neq i} \exp(\cos(z_i, z_k)/\tau)}
+
+    It is :func:`info_nce` in both directions with the views of the same side as further
+    negatives. Where nothing is told apart it is :math:`\log(2N - 1)`.
+
+    Parameters
+    ----------
+    first, second
+        ``[N, D]``; row ``p`` of both shows image ``p``.
+    temperature
+        :math:`\tau`.
+
+    Returns
+    -------
+    Scalar, the mean over rows.
+
+    Raises
+    ------
+    InputValueError
+        The shapes differ.
+
+    References
+    ----------
+    Equation 1 of :cite:p:`chen2020simclr`.
+    """
+    _check_same_shape(first, second, "first", "second")
+    unit = F.normalize(torch.cat([first, second]), dim=1)
+    logits = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(unit), device=unit.device).roll(len(first))
+    return F.cross_entropy(logits, partner)
 
 
 def similarity(

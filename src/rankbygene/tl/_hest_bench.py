@@ -20,8 +20,9 @@ from rankbygene.model._inference import Precision, default_precision, run_over_t
 from rankbygene.model._random import forked_rng
 from rankbygene.nn import build_backbone
 from rankbygene.tl._features import color_statistics
-from rankbygene.tl._hest_folds import ENCODER, BenchBaseline, BenchHead, Features, score_task
+from rankbygene.tl._hest_folds import ENCODER, BenchBaseline, Features, score_task
 from rankbygene.tl._hest_result import HestBench, summarise_bench
+from rankbygene.tl._regressors import N_COMPONENTS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -274,7 +275,7 @@ def _provenance(
         "variant": variant,
         # The size of the patches, not that of the tiles the encoder was trained on.
         "encoder": asdict(spec) | {"tile_um": PATCH_UM, "tile_px": PATCH_PX},
-        "head": {"n_components": BenchHead.n_components, "seed": seed},
+        "head": {"n_components": N_COMPONENTS, "seed": seed},
         "tasks": {name: _task_record(task) for name, task in bench.items()},
         "versions": {name: version(name) for name in PACKAGES},
     }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rankbygene.io._atomic import write_text
+from rankbygene.io import atomic_file
 
 AVERAGE = "average"
 
@@ -61,7 +61,8 @@ class HestBench:
             "per_gene": json.loads(per_gene),
         }
         record[AVERAGE] = record["tasks"].pop(AVERAGE)
-        write_text(json.dumps(record, indent=1, allow_nan=False), Path(path), overwrite=overwrite)
+        with atomic_file(Path(path), overwrite=overwrite) as file:
+            file.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def summarise_bench(per_gene: pd.DataFrame, *, skipna: bool) -> pd.DataFrame:

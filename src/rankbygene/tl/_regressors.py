@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HestRidge", "MeanRegressor", "fill_unmeasured", "mlp", "ridge"]
 
-_N_COMPONENTS = 256
+N_COMPONENTS = 256
 
 
 class MeanRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -60,7 +60,7 @@ class HestRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         from sklearn.preprocessing import StandardScaler
 
         # Centred, n spots span n - 1 directions; one more would be rounding that is fitted to.
-        components = min(_N_COMPONENTS, len(X) - 1, X.shape[1])
+        components = min(N_COMPONENTS, len(X) - 1, X.shape[1])
         regression = Ridge(
             100 / (components * y.shape[1]),
             solver="lsqr",
@@ -104,7 +104,7 @@ class _Components(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: NDArray[np.floating], y: Any = None) -> _Components:
         from sklearn.decomposition import PCA
 
-        self.pca_ = PCA(min(_N_COMPONENTS, *X.shape), random_state=0).fit(X)
+        self.pca_ = PCA(min(N_COMPONENTS, *X.shape), random_state=0).fit(X)
         return self
 
     def transform(self, X: NDArray[np.floating]) -> NDArray[np.floating]:

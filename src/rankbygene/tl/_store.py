@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankbygene.errors import InputValueError
+from rankbygene.io import atomic_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +74,9 @@ class FoldStore:
             msg = f"{self.path} holds other files and no {_STUDY}; pass an empty or new folder"
             raise InputValueError(msg)
         else:
-            _write(file, lambda out: out.write(json.dumps(plain, indent=1).encode()))
+            # Jobs of an array begin together, with the same text.
+            with atomic_file(file, overwrite=True) as out:
+                out.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     def load(self, method: str, fold: str, seed: int, settings: str) -> Outcome | None:
         """Read a finished fold, or give None.
@@ -112,9 +113,8 @@ class FoldStore:
 
     def save(self, method: str, fold: str, seed: int, settings: str, outcome: Outcome) -> None:
         """Write a finished fold."""
-        _write(
-            self._file(method, fold, seed),
-            lambda out: np.savez_compressed(
+        with atomic_file(self._file(method, fold, seed), overwrite=True) as out:
+            np.savez_compressed(
                 out,
                 predictions=outcome.predictions,
                 genes=np.array(outcome.genes, dtype=str),
@@ -122,8 +122,7 @@ class FoldStore:
                 peak_memory_mb=outcome.peak_memory_mb,
                 note=np.array(outcome.note),
                 settings=np.array(settings),
-            ),
-        )
+            )
 
     def _file(self, method: str, fold: str, seed: int) -> Path:
         return self.path / f"seed={seed}" / f"fold={_plain(fold)}" / f"{_plain(method)}.npz"
@@ -147,17 +146,3 @@ def _plain(name: str) -> str:
     """Make a file name of any name, different ones for different names."""
     safe = re.sub(r"[^A-Za-z0-9.-]", lambda found: f"_{ord(found[0]):x}_", name)
     return safe if safe.strip(".") else f"_{safe}"
-
-
-def _write(file: Path, fill: Callable[[IO[bytes]], Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            fill(out)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -99,6 +99,6 @@ class FiniteLoss(pl.Callback):
         names = [name for name in broken if name != "loss"] or broken
         msg = (
             f"the loss is not finite at step {step}: {', '.join(names)}. Lower the learning rate "
-            "(`plan_kwargs={'lr': ...}`), or use `precision='32-true'`."
+            "(`lr`; of a model `plan_kwargs={'lr': ...}`), or use `precision='32-true'`."
         )
         raise TrainingError(msg)

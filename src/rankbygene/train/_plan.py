@@ -279,13 +279,14 @@ class RankByGenePlan(pl.LightningModule):
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         if self.warmup is None:
             return optimizer
-        n_steps = int(self.trainer.estimated_stepping_batches)
-        factor = partial(warmup_cosine, n_warmup=round(self.warmup * n_steps), n_steps=n_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
+
+
+def with_warmup(optimizer: torch.optim.Optimizer, warmup: float, n_steps: int) -> dict[str, Any]:
+    """Let the learning rate rise over a share of the steps, then fall, in Lightning's terms."""
+    factor = partial(warmup_cosine, n_warmup=round(warmup * n_steps), n_steps=n_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def warmup_cosine(step: int, *, n_warmup: int, n_steps: int) -> float:

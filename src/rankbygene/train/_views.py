@@ -9,8 +9,16 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
-__all__ = ["Orientation", "color_jitter", "random_orientation", "strong_view", "weak_view"]
+__all__ = [
+    "Orientation",
+    "color_jitter",
+    "random_crop",
+    "random_orientation",
+    "strong_view",
+    "weak_view",
+]
 
 Orientation = Literal["all", "released"]
 
@@ -56,6 +64,7 @@ def strong_view(
     jitter: float = 0.8,
     grayscale: float = 0.2,
     orientation: Orientation = "all",
+    crop: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Return the student's view: random orientation, colour jitter, sometimes no colour.
 
@@ -69,6 +78,9 @@ def strong_view(
         Probability of colour jitter and of losing colour.
     orientation
         ``"all"``: any of the eight. ``"released"``: flips alone, which reach four.
+    crop
+        Smallest and largest share of the image's area that is kept, see :func:`random_crop`. None
+        keeps the whole.
 
     References
     ----------
@@ -77,10 +89,37 @@ def strong_view(
     """
     oriented = random_orientation if orientation == "all" else _random_flips
     images = oriented(images, generator)
+    if crop is not None:
+        images = random_crop(images, generator, crop)
     jittered = color_jitter(images, generator)
     images = torch.where(_coin(images, jitter, generator), jittered, images)
     gray = _luma(images).expand_as(images)
     return torch.where(_coin(images, grayscale, generator), gray, images)
+
+
+def random_crop(
+    images: torch.Tensor, generator: torch.Generator, area: tuple[float, float]
+) -> torch.Tensor:
+    """Cut a random square out of each image and enlarge it to the size of the image.
+
+    Parameters
+    ----------
+    images
+        float ``[B, 3, H, W]``.
+    generator
+        Source of every random choice.
+    area
+        Smallest and largest share of the image's area that the square covers, all equally likely;
+        above 0 and up to 1.
+    """
+    low, high = area
+    side = (low + (high - low) * _uniform(len(images), generator)).sqrt()
+    # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
+    x, y = ((1 - side) * (2 * _uniform(len(images), generator) - 1) for _ in range(2))
+    none = torch.zeros_like(side)
+    window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
+    grid = F.affine_grid(window.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def color_jitter(
