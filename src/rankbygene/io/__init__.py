@@ -7,6 +7,7 @@ from rankbygene.io._hest import read_hest
 from rankbygene.io._legacy_st import read_legacy_st
 from rankbygene.io._results import write_results
 from rankbygene.io._visium import read_visium
+from rankbygene.io._wsi import read_wsi
 
 __all__ = [
     "atomic_directory",
@@ -14,6 +15,7 @@ __all__ = [
     "read_hest",
     "read_legacy_st",
     "read_visium",
+    "read_wsi",
     "write_results",
     "write_sdata",
 ]
