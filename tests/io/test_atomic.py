@@ -7,6 +7,7 @@ import pytest
 from spatialdata import SpatialData
 
 from rankbygene.io import atomic_directory, write_sdata
+from rankbygene.io._atomic import atomic_file
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -105,3 +106,21 @@ def test_a_store_is_written_whole(make_slides: Any, tmp_path: Path) -> None:
         write_sdata(sdata, tmp_path / "out.zarr")
     write_sdata(again, tmp_path / "out.zarr", overwrite=True)
     assert SpatialData.read(tmp_path / "out.zarr")["table"].n_obs == 40
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("one")
+    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_file(path):
+        pass
+    with pytest.raises(KeyboardInterrupt), atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one"
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text("two")
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+    with pytest.raises(ValueError, match="is a folder"), atomic_file(tmp_path, overwrite=True):
+        pass

@@ -1,4 +1,4 @@
-"""Folders that are there completely or not at all."""
+"""Folders and files that are there completely or not at all."""
 
 from __future__ import annotations
 
@@ -56,6 +56,43 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         # Should what was there be neither replaced nor put back, its only copy stays.
         if path.exists() or not aside.exists():
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` whose file takes its place when the block ends well.
+
+    Whatever stops the block, ``path`` stays as it was and what was written is removed.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    overwrite
+        Replace a file of that name.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    InputValueError
+        ``path`` is a folder.
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    if path.is_dir():
+        msg = f"{path} is a folder; pass the name of a file"
+        raise InputValueError(msg)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A folder, because a temporary file would keep rights of its own.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary / path.name
+        _sync(temporary)
+        _check_free(path, overwrite)
+        (temporary / path.name).replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def exchange(new: Path, path: Path, aside: Path) -> None:
