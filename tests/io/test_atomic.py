@@ -107,20 +107,19 @@ def test_a_store_is_written_whole(make_slides: Any, tmp_path: Path) -> None:
     assert SpatialData.read(tmp_path / "out.zarr")["table"].n_obs == 40
 
 
-def test_a_file_appears_when_the_block_ends_well_and_else_stays(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "a.txt"
-    with atomic_file(target) as file:
-        file.write_text("old")
-        assert not target.exists()
-    with pytest.raises(OSError, match="full"), atomic_file(target, overwrite=True) as file:
-        file.write_text("half")
-        raise OSError(28, "full")
-    assert target.read_text() == "old"
-    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_file(target):
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("one")
+    with pytest.raises(FileExistsError, match="overwrite=True"), atomic_file(path):
         pass
-    with pytest.raises(FileExistsError, match="folder"), atomic_file(target.parent, overwrite=True):
+    with pytest.raises(KeyboardInterrupt), atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one"
+    with atomic_file(path, overwrite=True) as temporary:
+        temporary.write_text("two")
+    assert path.read_text() == "two"
+    assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
+    with pytest.raises(ValueError, match="is a folder"), atomic_file(tmp_path, overwrite=True):
         pass
-    with atomic_file(target, overwrite=True) as file:
-        file.write_text("new")
-    assert target.read_text() == "new"
-    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
+from rankbygene.io._tiff import lazy_rgb, unreadable
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -20,7 +21,6 @@ __all__ = ["read_hest"]
 
 DATASET = "MahmoodLab/hest"
 _PIXEL_SIZE = "pixel_size_um_estimated"
-_CHUNK = 512
 _VISIUM_SPOT_UM = 55.0
 _SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -168,23 +168,11 @@ def _positions(table: ad.AnnData, path: Path) -> np.ndarray[Any, np.dtype[np.flo
 
 
 def _open_image(path: Path) -> Any:
-    """Open the finest level of a tiled TIFF as a lazy array ``[3, y, x]``."""
-    import dask.array as da
+    """Open the finest level of a tiled TIFF, its first page, as a lazy array ``[3, y, x]``."""
     import tifffile
-    import zarr
 
     try:
         store = tifffile.imread(path, aszarr=True, key=0)
-        array: Any = zarr.open_array(store, mode="r")
-        # One tile, so that a codec that is not installed or a cut-off file is told now.
-        array[(slice(1),) * array.ndim]
-        pixels = da.from_array(array, chunks=array.chunks)  # type: ignore[no-untyped-call]
     except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
-        msg = f"image {path} cannot be read as TIFF: {error}"
-        raise InputValueError(msg) from error
-    if pixels.ndim != 3:
-        msg = f"image {path} has {pixels.ndim} dimensions, needs 3 (y, x, channel)"
-        raise InputValueError(msg)
-    if pixels.shape[0] not in (3, 4):
-        pixels = pixels.transpose(2, 0, 1)
-    return pixels[:3].rechunk((3, _CHUNK, _CHUNK))
+        raise InputValueError(unreadable(path, error)) from error
+    return lazy_rgb(store, path)

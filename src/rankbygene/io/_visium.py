@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankbygene.errors import InputValueError
+from rankbygene.io._assemble import element_name
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -57,7 +57,7 @@ def read_visium(
         raise InputValueError(msg)
     sdata: SpatialData = visium(
         folder,
-        dataset_id=dataset_id or re.sub(r"[^\w.-]", "_", folder.resolve().name, flags=re.ASCII),
+        dataset_id=dataset_id or element_name(folder.resolve().name),
         counts_file=counts_file,
         fullres_image_file=None if fullres_image_file is None else Path(fullres_image_file),
         var_names_make_unique=True,

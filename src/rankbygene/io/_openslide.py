@@ -1,0 +1,71 @@
+"""Slides that only OpenSlide reads, such as MIRAX and DICOM, as lazy arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from PIL import Image
+
+from rankbygene.errors import InputValueError
+from rankbygene.io._tiff import Pyramid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_CHUNK = 1024
+
+
+def open_with_openslide(path: Path) -> Pyramid:
+    """Open a slide with OpenSlide, if it is installed.
+
+    Raises
+    ------
+    InputValueError
+        OpenSlide is not installed, or does not know the file.
+    """
+    try:
+        import openslide
+    except ImportError as error:
+        msg = (
+            f"{path} is not a TIFF file; other slides are read with OpenSlide (LGPL-2.1), which is "
+            "not installed: `pip install openslide-python openslide-bin`"
+        )
+        raise InputValueError(msg) from error
+    try:
+        slide = openslide.OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        msg = f"{path} is neither a TIFF file nor a slide that OpenSlide can read: {error}"
+        raise InputValueError(msg) from error
+    levels = [_Level(slide, i) for i in range(slide.level_count)]
+    arrays: list[Any] = [
+        da.from_array(level, chunks=(3, _CHUNK, _CHUNK), name=False)  # type: ignore[no-untyped-call]
+        for level in levels
+    ]
+    um_per_x, um_per_y = (float(slide.properties.get(f"openslide.mpp-{a}", 0)) for a in "xy")
+    um_per_px = (um_per_x, um_per_y) if min(um_per_x, um_per_y) > 0 else None
+    return Pyramid(arrays, um_per_px, "openslide.mpp-x and openslide.mpp-y")
+
+
+class _Level:
+    """What dask needs of an array, for one level of a slide."""
+
+    def __init__(self, slide: Any, level: int) -> None:
+        width, height = slide.level_dimensions[level]
+        self.shape, self.ndim, self.dtype = (3, height, width), 3, np.dtype(np.uint8)
+        self._slide, self._level = slide, level
+
+    def __getitem__(self, key: tuple[slice, slice, slice]) -> NDArray[np.uint8]:
+        channels, rows, columns = (
+            range(*part.indices(size)) for part, size in zip(key, self.shape, strict=True)
+        )
+        factor = self._slide.level_downsamples[self._level]
+        corner = round(columns.start * factor), round(rows.start * factor)
+        region = self._slide.read_region(corner, self._level, (len(columns), len(rows)))
+        # What was not scanned is transparent; glass is white.
+        white = Image.new("RGBA", region.size, "white")
+        pixels = np.asarray(Image.alpha_composite(white, region).convert("RGB"))
+        return pixels.transpose(2, 0, 1)[list(channels)]

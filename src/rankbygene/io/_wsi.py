@@ -1,0 +1,146 @@
+"""Whole-slide images, read lazily."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dask.array as da
+import numpy as np
+import tifffile
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel
+from spatialdata.transformations import set_transformation
+from xarray import DataArray, Dataset, DataTree
+
+from rankbygene.data._images import check_rgb_uint8
+from rankbygene.errors import InputValueError
+from rankbygene.io._assemble import element_name, pixel_systems
+from rankbygene.io._legacy_st import read_image
+from rankbygene.io._openslide import open_with_openslide
+from rankbygene.io._tiff import PixelSize, Pyramid, open_tiff
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from spatialdata.transformations import BaseTransformation
+
+__all__ = ["read_wsi"]
+
+logger = logging.getLogger("rankbygene")
+
+_PICTURES = frozenset({".jpg", ".jpeg", ".png"})
+_DISAGREEMENT = 0.05
+
+
+def read_wsi(
+    path: str | Path, *, name: str | None = None, um_per_px: float | None = None
+) -> SpatialData:
+    """Open a whole-slide image.
+
+    TIFF files are read with tifffile: Aperio ``.svs``, Hamamatsu ``.ndpi``, Leica ``.scn``, OME-TIFF,
+    and generic ones, with a pyramid or without. Other slides, such as MIRAX ``.mrxs`` and DICOM, and
+    Ventana's ``.bif`` need OpenSlide :cite:p:`goode2013openslide`, which is used where it is installed.
+    Pixels stay in the file until they are asked for. Only ``.jpg`` and ``.png``, which have no parts that
+    could be read alone, are decoded into memory.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Name of the slide: the image is ``<name>_image``. By default the file's name without its
+        ending, with ``_`` for characters that SpatialData does not allow in names.
+    um_per_px
+        Micrometres per pixel of the finest level; goes before what the file says.
+
+    Returns
+    -------
+    An object with one multi-scale image, in systems ``global`` (pixels of the finest level) and
+    ``um``.
+
+    Raises
+    ------
+    InputValueError
+        The file cannot be read or holds no colour picture, or nothing tells the size of a pixel.
+    InputTypeError
+        The pixels are not 8-bit.
+
+    Examples
+    --------
+    >>> slide = rbg.io.read_wsi("TCGA-A1-A0SB-01Z-00-DX1.svs")  # doctest: +SKIP
+    >>> model.predict_slide(slide)  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"there is no file {path}"
+        raise InputValueError(msg)
+    pyramid = _open(path)
+    size = _pixel_size(pyramid, um_per_px, path)
+    name = element_name(path.stem.removesuffix(".ome") if name is None else name)
+    key = f"{name}_image"
+    image = _multiscale(pyramid.levels, pixel_systems(*size))
+    check_rgb_uint8(image, key)
+    return SpatialData(images={key: image})
+
+
+def _open(path: Path) -> Pyramid:
+    try:
+        with tifffile.TiffFile(path) as tif:
+            # Overlapping tiles, which tifffile does not put together.
+            tiled_with_overlap = tif.is_bif
+    except tifffile.TiffFileError:
+        if path.suffix.lower() in _PICTURES:
+            pixels = da.from_array(read_image(path), chunks=(3, 1024, 1024))  # type: ignore[no-untyped-call]
+            return Pyramid([pixels], None, "a picture without it")
+        return open_with_openslide(path)
+    return open_with_openslide(path) if tiled_with_overlap else open_tiff(path)
+
+
+def _pixel_size(pyramid: Pyramid, um_per_px: float | None, path: Path) -> PixelSize:
+    found = pyramid.um_per_px
+    if um_per_px is None:
+        if found is None:
+            msg = (
+                f"micrometres per pixel of {path} are unknown (looked at {pyramid.source}); "
+                "pass um_per_px=... of the finest level"
+            )
+            raise InputValueError(msg)
+        return found
+    if not (math.isfinite(um_per_px) and um_per_px > 0):
+        msg = f"um_per_px must be a positive number, found {um_per_px}"
+        raise InputValueError(msg)
+    if found is not None and abs(um_per_px / found[0] - 1) > _DISAGREEMENT:
+        logger.warning(
+            "%s: um_per_px=%g is used, though %s says %g", path, um_per_px, pyramid.source, found[0]
+        )
+    return um_per_px, um_per_px
+
+
+def _multiscale(
+    levels: Sequence[da.Array], systems: Mapping[str, BaseTransformation]
+) -> DataArray | DataTree:
+    """Make an image element of levels that exist already."""
+    parsed = [
+        Image2DModel.parse(level, dims=("c", "y", "x"), c_coords=["r", "g", "b"])
+        for level in levels
+    ]
+    height, width = levels[0].shape[1:]
+    # Coordinates are those of pixel centres in pixels of the finest level.
+    placed = [
+        level.assign_coords(
+            y=(np.arange(level.sizes["y"]) + 0.5) * (height / level.sizes["y"]),
+            x=(np.arange(level.sizes["x"]) + 0.5) * (width / level.sizes["x"]),
+        )
+        for level in parsed
+    ]
+    image: DataArray | DataTree = placed[0]
+    if len(placed) > 1:
+        image = DataTree.from_dict(
+            {f"scale{i}": Dataset({"image": level}) for i, level in enumerate(placed)}
+        )
+    set_transformation(image, dict(systems), set_all=True)
+    Image2DModel.validate(image)
+    return image

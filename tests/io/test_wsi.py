@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from spatialdata import SpatialData
+from spatialdata.transformations import get_transformation
+
+import rankbygene as rbg
+from rankbygene.data import level_array, n_levels
+
+HEIGHT, WIDTH = 1000, 1301
+MPP = 0.499
+
+
+@pytest.fixture(scope="module")
+def picture() -> Any:
+    """Pink tissue on glass; every pixel of the tissue tells its place."""
+    y, x = np.indices((HEIGHT, WIDTH))
+    image = np.full((HEIGHT, WIDTH, 3), 243, np.uint8)
+    tissue = ((y - 480) / 330) ** 2 + ((x - 640) / 500) ** 2 < 1
+    image[tissue] = np.stack([180 + x % 64, 60 + y % 64, 120 + (x + y) % 64], 2)[tissue]
+    return image
+
+
+def write_svs(path: Path, image: Any, mpp: str = f"|MPP = {MPP}", **kwargs: Any) -> Path:
+    """An Aperio slide: baseline, thumbnail, a quarter, label and overview."""
+    text = "Aperio Image Library v11.2.1\n{} (240x240) JPEG/RGB Q=90|AppMag = 20" + mpp
+    tiled = {"photometric": "rgb", "tile": (240, 240), "metadata": None} | kwargs
+    plain = {"photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path) as out:
+        out.write(image, description=text.format("1301x1000"), **tiled)
+        out.write(image[::8, ::8], description=text.format("-> 163x125 -"), **plain)
+        out.write(image[::4, ::4], description=text.format("-> 326x250"), **tiled)
+        out.write(image[:50, :60], description="Aperio\nlabel 60x50", subfiletype=1, **plain)
+        out.write(image[:70, :90], description="Aperio\nmacro 90x70", subfiletype=9, **plain)
+    return path
+
+
+def write_pages(path: Path, image: Any) -> Path:
+    """A generic pyramid in pages of its own, with the resolution in the tags of TIFF."""
+    plain = {"photometric": "rgb", "tile": (256, 256), "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as out:
+        out.write(image, resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER", **plain)
+        out.write(image[::2, ::2], subfiletype=1, **plain)
+        out.write(image[::4, ::4], subfiletype=1, **plain)
+    return path
+
+
+def write_ome(path: Path, image: Any) -> Path:
+    """OME-TIFF in planes, its levels in SubIFDs and its pixels in nanometres."""
+    planes = image.transpose(2, 0, 1)
+    kwargs = {"photometric": "rgb", "planarconfig": "separate", "tile": (128, 128)}
+    sizes = {f"PhysicalSize{axis}": 499.0 for axis in "XY"}
+    units = {f"PhysicalSize{axis}Unit": "nm" for axis in "XY"}
+    with tifffile.TiffWriter(path, ome=True) as out:
+        out.write(planes, subifds=1, metadata={"axes": "CYX"} | sizes | units, **kwargs)
+        out.write(planes[:, ::2, ::2], subfiletype=1, **kwargs)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "steps"),
+    [
+        (write_svs, "a slide.svs", (1, 4)),
+        (write_pages, "a slide.tif", (1, 2, 4)),
+        (write_ome, "a slide.ome.tif", (1, 2)),
+    ],
+)
+def test_levels_and_scale_are_those_of_the_file(
+    tmp_path: Path, picture: Any, write: Callable[..., Path], name: str, steps: tuple[int, ...]
+) -> None:
+    sdata = rbg.io.read_wsi(write(tmp_path / name, picture))
+    image = sdata.images["a_slide_image"]
+    assert n_levels(image) == len(steps)
+    for level, step in enumerate(steps):
+        pixels = level_array(image, level).compute()
+        np.testing.assert_array_equal(pixels.transpose(1, 2, 0), picture[::step, ::step])
+    scale = get_transformation(image, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_allclose(np.diag(scale), [MPP, MPP, 1], rtol=1e-6)
+    last = image[f"scale{len(steps) - 1}"]["image"]
+    assert last.coords["x"][-1] == pytest.approx(WIDTH - WIDTH / last.sizes["x"] / 2)
+
+
+def test_openslide_reads_the_same_pixels(tmp_path: Path, picture: Any) -> None:
+    pytest.importorskip("openslide")
+    from rankbygene.io._openslide import open_with_openslide
+    from rankbygene.io._tiff import open_tiff
+
+    path = write_svs(tmp_path / "slide.svs", picture, compression="jpeg")
+    ours, theirs = open_tiff(path), open_with_openslide(path)
+    assert ours.um_per_px == theirs.um_per_px == (MPP, MPP)
+    assert [level.shape for level in ours.levels] == [level.shape for level in theirs.levels]
+    for mine, other in zip(ours.levels, theirs.levels, strict=True):
+        difference = mine.compute().astype(int) - other.compute()
+        assert np.abs(difference).max() <= 3  # two decoders of JPEG
+
+
+def test_nothing_is_decoded_before_it_is_needed(
+    tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_svs(tmp_path / "slide.svs", picture, compression="jpeg")
+    decoded = []
+    decode = tifffile.TiffPage.decode.func  # type: ignore[attr-defined]
+
+    def counting(page: Any) -> Any:
+        inner = decode(page)
+
+        def count(*args: Any, **kwargs: Any) -> Any:
+            decoded.append(page.index)
+            return inner(*args, **kwargs)
+
+        return count
+
+    monkeypatch.setattr(tifffile.TiffPage, "decode", property(counting))
+    sdata = rbg.io.read_wsi(path)
+    assert len(decoded) <= 2 * n_levels(sdata.images["slide_image"])
+    before = len(decoded)
+    level_array(sdata.images["slide_image"], 0)[:, :10, :10].compute()
+    assert 0 < len(decoded) - before <= 25
+
+
+def test_the_slide_goes_to_zarr_and_back(tmp_path: Path, picture: Any) -> None:
+    sdata = rbg.io.read_wsi(write_svs(tmp_path / "slide.svs", picture), name="S1")
+    rbg.io.write_sdata(sdata, tmp_path / "slide.zarr")
+    again = SpatialData.read(tmp_path / "slide.zarr")
+    for level in (0, 1):
+        np.testing.assert_array_equal(
+            level_array(again.images["S1_image"], level),
+            level_array(sdata.images["S1_image"], level),
+        )
+    key, _ = rbg.pp.find_tissue_tiles(again, tile_um=112)
+    assert key == "S1_image"
+
+
+def test_a_slide_without_spots_is_predicted_and_drawn(
+    tmp_path: Path, picture: Any, model: Any
+) -> None:
+    sdata = rbg.io.read_wsi(write_svs(tmp_path / "slide.svs", picture))
+    model.predict_slide(sdata)
+    table = sdata.tables["rankbygene"]
+    # The ellipse holds about 10 tiles of 112 um; one at its rim may count or not.
+    inside = np.pi * 330 * 500 * MPP**2 / 112**2
+    assert 0.8 * inside < table.n_obs < 1.6 * inside
+    assert np.isfinite(table.X).all() and np.isfinite(table.obsm["X_rankbygene"]).all()
+    assert list(table.var_names) == model.genes
+    tile = table.uns["rankbygene_params"]["tile"]
+    assert tile["um"] == 112
+    axes = rbg.pl.spatial_expression(
+        sdata, model.genes[0], table_key="rankbygene", save=tmp_path / "map.png"
+    )
+    assert axes.shape == (1, 2)
+    assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_pixels_are_read_at_the_right_place_and_scale(tmp_path: Path, picture: Any) -> None:
+    from rankbygene.data import TileReader, frame_from_shapes
+
+    sdata = rbg.io.read_wsi(write_svs(tmp_path / "slide.svs", picture))
+    rbg.pp.tile_tissue(sdata, tile_um=64 * MPP)
+    frame = frame_from_shapes(sdata, "tissue_tiles")
+    assert frame.um_source.startswith("coordinate system 'um'")
+    reader = TileReader(frame, tile_um=64 * MPP, tile_px=64)
+    x0, y0 = reader.plan.x0, reader.plan.y0
+    expected = [
+        picture[y : y + 64, x : x + 64].transpose(2, 0, 1) for x, y in zip(x0, y0, strict=True)
+    ]
+    np.testing.assert_array_equal(reader.read(), expected)
+
+
+def test_an_unknown_scale_is_refused(tmp_path: Path, picture: Any, caplog: Any) -> None:
+    path = write_svs(tmp_path / "slide.svs", picture, mpp="")
+    with pytest.raises(ValueError, match=r"slide\.svs are unknown.*Aperio.*TIFF.*um_per_px"):
+        rbg.io.read_wsi(path)
+    image = rbg.io.read_wsi(path, um_per_px=0.25).images["slide_image"]
+    scale = get_transformation(image, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    assert scale[0, 0] == 0.25
+    # 72 dots per inch are meant for a printer.
+    tifffile.imwrite(
+        tmp_path / "print.tif", picture, resolution=(72, 72), resolutionunit="INCH", metadata=None
+    )
+    with pytest.raises(ValueError, match="unknown"):
+        rbg.io.read_wsi(tmp_path / "print.tif")
+    with pytest.raises(ValueError, match="positive number"):
+        rbg.io.read_wsi(path, um_per_px=0)
+    known = write_svs(tmp_path / "known.svs", picture)
+    rbg.io.read_wsi(known, um_per_px=0.25)
+    assert "um_per_px=0.25 is used" in caplog.text
+
+
+def test_an_ordinary_picture_needs_its_scale(tmp_path: Path, picture: Any) -> None:
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "7.png")
+    with pytest.raises(ValueError, match="um_per_px"):
+        rbg.io.read_wsi(tmp_path / "7.png")
+    sdata = rbg.io.read_wsi(tmp_path / "7.png", um_per_px=0.5)
+    np.testing.assert_array_equal(
+        level_array(sdata.images["7_image"], 0).compute().transpose(1, 2, 0), picture
+    )
+
+
+def test_what_is_no_slide_is_named(tmp_path: Path, picture: Any, monkeypatch: Any) -> None:
+    with pytest.raises(ValueError, match="no file"):
+        rbg.io.read_wsi(tmp_path / "absent.svs")
+    tifffile.imwrite(tmp_path / "grey.tif", picture[:, :, 0])
+    with pytest.raises(ValueError, match=r"grey\.tif holds no picture of 3 or 4 channels.*YX"):
+        rbg.io.read_wsi(tmp_path / "grey.tif")
+    tifffile.imwrite(tmp_path / "deep.tif", picture.astype(np.uint16), photometric="rgb")
+    with pytest.raises(TypeError, match="uint16"):
+        rbg.io.read_wsi(tmp_path / "deep.tif", um_per_px=0.5)
+    whole = write_svs(tmp_path / "slide.svs", picture).read_bytes()
+    (tmp_path / "cut.svs").write_bytes(whole[:1000])
+    with pytest.raises(ValueError, match=r"cut\.svs"):
+        rbg.io.read_wsi(tmp_path / "cut.svs")
+    (tmp_path / "slide.mrxs").write_bytes(b"no slide")
+    monkeypatch.setitem(__import__("sys").modules, "openslide", None)
+    with pytest.raises(ValueError, match=r"slide\.mrxs is not a TIFF.*pip install openslide"):
+        rbg.io.read_wsi(tmp_path / "slide.mrxs")
