@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rankbygene.tl._baselines import RidgePredictor
+from rankbygene.tl._regressors import ridge as make_ridge
 from safetensors import safe_open
 from spatialdata import SpatialData
 
@@ -116,7 +116,7 @@ def test_features_tell_more_of_expression_on_a_slide_that_was_not_seen(tmp_path:
     scores = {}
     for name, weights in (("cold", None), ("warm", tmp_path / "warm.safetensors")):
         features = [encode(sdata, weights) for sdata in (*train, unseen)]
-        ridge = RidgePredictor().fit(np.concatenate(features[:2]), np.concatenate(truth[:2]))
+        ridge = make_ridge().fit(np.concatenate(features[:2]), np.concatenate(truth[:2]))
         scores[name] = pearson(truth[2], ridge.predict(features[2])).mean()
     assert scores["warm"] > scores["cold"] + 0.1, scores
 

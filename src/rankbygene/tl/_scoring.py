@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from rankbygene.metrics import mae, mse, pearson, spearman
+from rankbygene.metrics import (
+    concordance,
+    mae,
+    mse,
+    nrmse,
+    pearson,
+    r2,
+    spearman,
+    variance_ratio,
+)
 from rankbygene.tl._data import expression_of, light_copy, resolve_copies
 from rankbygene.tl._folds import patient_of
 from rankbygene.tl._references import ceiling_of, neighbour_prediction
@@ -27,7 +36,16 @@ __all__ = ["METRICS", "REFERENCES", "assemble"]
 
 NEIGHBOURS = "neighbours"
 REFERENCES = (NEIGHBOURS, CEILING)
-METRICS = {"pearson": pearson, "spearman": spearman, "mse": mse, "mae": mae}
+METRICS = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "concordance": concordance,
+    "mse": mse,
+    "mae": mae,
+    "nrmse": nrmse,
+    "r2": r2,
+    "variance_ratio": variance_ratio,
+}
 
 
 def assemble(
