@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rankbygene.tl._regressors import ridge as make_ridge
 from safetensors import safe_open
 from spatialdata import SpatialData
 
@@ -21,6 +20,7 @@ from rankbygene.errors import (
 )
 from rankbygene.metrics import pearson
 from rankbygene.model._random import forked_rng
+from rankbygene.tl._regressors import ridge as make_ridge
 
 TINY: dict[str, Any] = {
     "tile_px": 32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rankbygene.tl._cross_validate import cross_validate
 from rankbygene.tl._data import TestData, TrainingData
+from rankbygene.tl._ensemble import EnsembleMethod
 from rankbygene.tl._evaluate import Evaluation, evaluate
 from rankbygene.tl._hest_bench import hest_bench
 from rankbygene.tl._hest_result import HestBench
@@ -15,6 +16,7 @@ from rankbygene.tl._selection import NestedSelection
 __all__ = [
     "BASELINES",
     "CrossValidation",
+    "EnsembleMethod",
     "Evaluation",
     "FeatureMethod",
     "HestBench",

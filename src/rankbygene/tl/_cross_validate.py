@@ -114,7 +114,7 @@ def cross_validate(
     method
         The name of a model or baseline; a :class:`ModelMethod` with settings of its own; a
         scikit-learn regressor, fitted on the features of the encoder before training; a
-        :class:`NestedSelection` among several; or a function that takes :class:`TrainingData` and returns a function from :class:`TestData` to
+        :class:`NestedSelection` or :class:`EnsembleMethod` of several; or a function that takes :class:`TrainingData` and returns a function from :class:`TestData` to
         ``[n_spots, n_genes]``. A mapping ``{name: method}`` judges several.
     groups
         What is kept together: ``"patient"`` (as set up, or the column ``patient``), ``"slide"``,

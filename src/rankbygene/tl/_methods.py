@@ -12,6 +12,7 @@ import torch
 
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
+from rankbygene.tl._ensemble import EnsembleMethod
 from rankbygene.tl._regressors import HestRidge, MeanRegressor, fill_unmeasured, mlp, ridge
 from rankbygene.tl._selection import NestedSelection
 
@@ -250,14 +251,16 @@ def as_method(
     InputValueError
         There is no model or baseline of that name.
     """
+
+    def filled(parts: Mapping[str, Any]) -> dict[str, Method]:
+        return {name: as_method(part, model_kwargs, train_kwargs) for name, part in parts.items()}
+
     if isinstance(method, ModelMethod):
         return method.over(model_kwargs, train_kwargs)
     if isinstance(method, NestedSelection):
-        filled = {
-            name: as_method(candidate, model_kwargs, train_kwargs)
-            for name, candidate in method.candidates.items()
-        }
-        return replace(method, candidates=filled)
+        return replace(method, candidates=filled(method.candidates))
+    if isinstance(method, EnsembleMethod):
+        return replace(method, members=filled(method.members))
     if isinstance(method, str) and method in BASELINES:
         return baseline(method, model_kwargs, train_kwargs)
     if isinstance(method, str):

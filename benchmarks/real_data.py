@@ -1,0 +1,222 @@
+"""Methods, ablations and baselines on real tissue: the numbers of ``real_data.md``.
+
+Set ``RANKBYGENE_DATA`` to the folder of the data sets (see ``rankbygene.datasets``) and run
+``python benchmarks/real_data.py``. Networks start from random weights. Finished folds are kept in
+``--store``, so that a stopped run goes on where it was; about two hours on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import scanpy as sc
+import torch
+
+import rankbygene as rbg
+from rankbygene.tl import EnsembleMethod, ModelMethod
+
+IMAGE = {"backbone": "resnet18", "pretrained": False, "tile_um": 600.0, "tile_px": 64}
+EPOCHS = 25
+
+
+def model(head: str = "joint", views: int = 8, **plan: Any) -> ModelMethod:
+    """RankByGene trained on everything for a fixed number of epochs."""
+    return ModelMethod(
+        "rankbygene",
+        model_kwargs={"validation_size": 0.0, "head": head, "views": views},
+        train_kwargs={
+            "plan_kwargs": {"gamma": 10.0, "contrast": 0.3, "alpha": 0.3, "beta": 0.0, **plan}
+        },
+    )
+
+
+def warm(train: Any) -> Any:
+    """Start from an encoder that was trained on the tissue tiles of the training slides alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "warm.safetensors"
+        encoder = rbg.model.pretrain(
+            train.slides,
+            train.image.backbone,
+            tile_um=train.image.tile_um,
+            tile_px=train.image.tile_px,
+            step_um=224.0,
+            max_epochs=10,
+            batch_size=128,
+            seed=train.seed,
+            enable_progress_bar=False,
+        )
+        encoder.save(weights)
+        recipe = model().over({"weights": weights}, {"max_epochs": EPOCHS})
+        return recipe(train)
+
+
+RECIPE = EnsembleMethod({"network": model(), "statistics": "ridge"})
+METHODS: dict[str, Any] = {
+    "RankByGene (recommended)": RECIPE,
+    "network alone": model(),
+}
+ABLATIONS: dict[str, Any] = {
+    "expression only": model(contrast=0.0, alpha=0.0),
+    "all terms (defaults)": model(contrast=1.0, alpha=5.0, beta=1.0),
+    "defaults, no ranking": model(contrast=1.0, alpha=0.0, beta=1.0),
+    "defaults, released ranking": model(
+        contrast=1.0, alpha=5.0, beta=1.0,
+        ranking_variant="released", ranking_similarity="softmax", detach_gene=False,
+    ),
+    "defaults, no distillation": model(contrast=1.0, alpha=5.0, beta=0.0),
+    "defaults, no gene contrast": model(contrast=0.0, alpha=5.0, beta=1.0),
+    "defaults, frozen head": model("frozen", contrast=1.0, alpha=5.0, beta=1.0),
+    "student instead of teacher": model(ema_start=0.0, ema_end=0.0),
+    "one view": model(views=1),
+    "self-supervised start": warm,
+}  # fmt: skip
+
+
+def her2st(store: Path, jobs: int, seeds: list[int], ablations: bool) -> Any:
+    """Leave one section out; all four are of one patient."""
+    slides = rbg.datasets.her2st()
+    rbg.model.RankByGene.setup_spatialdata(slides, patient_key="patient")
+    return rbg.tl.cross_validate(
+        slides,
+        METHODS | (ABLATIONS if ablations else {}),
+        groups="slide",
+        allow_leaks=["patient"],
+        max_epochs=EPOCHS,
+        model_kwargs={"validation_size": 0.0},
+        seeds=seeds,
+        store=store,
+        n_jobs=jobs,
+        **IMAGE,
+    )
+
+
+def olfactory_bulb(store: Path, jobs: int, seeds: list[int]) -> Any:
+    """Train on the sections of one mouse, score those of the other."""
+    slides = rbg.datasets.olfactory_bulb()
+    rbg.model.RankByGene.setup_spatialdata(slides, patient_key="patient")
+    return rbg.tl.cross_validate(
+        slides,
+        METHODS,
+        groups="patient",
+        max_epochs=15,
+        model_kwargs={"validation_size": 0.0},
+        seeds=seeds,
+        store=store,
+        n_jobs=jobs,
+        **(IMAGE | {"tile_um": 300.0}),
+    )
+
+
+def layers(seeds: list[int]) -> pd.DataFrame:
+    """Agreement of domains with the five layers of one bulb: image, expression, both.
+
+    The model is trained on the section itself, as for any clustering: no held-out score is meant.
+    """
+    rows = []
+    for seed in seeds:
+        slides = rbg.datasets.olfactory_bulb(array="stahl")
+        settings = IMAGE | {"tile_um": 300.0}
+        fitted = rbg.model.fit(
+            slides,
+            max_epochs=60,
+            seed=seed,
+            backbone=settings["backbone"],
+            pretrained=False,
+            model_kwargs={"tile_um": 300.0, "tile_px": 64, "validation_size": 0.0},
+            train_kwargs={"plan_kwargs": {"gamma": 10.0}, "enable_progress_bar": False},
+        )
+        (sdata,) = slides.values()
+        table = sdata["table"].copy()
+        rows += [{"seed": seed, **row} for row in domains(table, fitted)]
+    return pd.DataFrame(rows)
+
+
+def domains(table: ad.AnnData, fitted: Any) -> list[dict[str, Any]]:
+    """Cluster each representation into as many groups as there are layers."""
+    from sklearn.cluster import KMeans
+
+    expression = ad.AnnData(table.X.copy(), obs=table.obs[[]], var=table.var[[]])
+    sc.pp.normalize_total(expression, target_sum=1e4)
+    sc.pp.log1p(expression)
+    sc.pp.highly_variable_genes(expression, n_top_genes=2000)
+    sc.pp.pca(expression, n_comps=20)
+    image = ad.AnnData(table.obsm["X_rankbygene"].astype(np.float32))
+    sc.pp.pca(image, n_comps=20)
+    frame = next(iter(fitted.frames.values()))
+
+    def scaled(values: Any) -> Any:
+        return values / values.std()
+
+    spaces = {
+        "X_rankbygene (image)": image.obsm["X_pca"],
+        "PCA of expression": expression.obsm["X_pca"],
+        "both": np.hstack([scaled(image.obsm["X_pca"]), scaled(expression.obsm["X_pca"])]),
+    }
+    truth = table.obs["layer"].astype(str).to_numpy()
+    rows = []
+    for name, values in spaces.items():
+        found = KMeans(len(np.unique(truth)), n_init=20, random_state=0).fit_predict(values)
+        rows.append(
+            {
+                "space": name,
+                "ARI": rbg.metrics.ari(truth, found),
+                "NMI": rbg.metrics.nmi(truth, found),
+                "PAS": rbg.metrics.pas(found, frame.centers_um),
+                "CHAOS": rbg.metrics.chaos(found, frame.centers_um),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Run what was asked for and write tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/real_data"))
+    parser.add_argument("--store", type=Path, default=Path("real-data-folds"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--no-ablations", action="store_true")
+    parser.add_argument("--only", choices=["her2st", "bulb", "layers"])
+    arguments = parser.parse_args()
+    if "RANKBYGENE_DATA" not in os.environ:
+        parser.error("set RANKBYGENE_DATA to the folder of the data sets")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    mpl.use("Agg")
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    results: Mapping[str, Any] = {
+        "her2st": lambda: her2st(
+            arguments.store / "her2st", arguments.jobs, arguments.seeds, not arguments.no_ablations
+        ),
+        "bulb": lambda: olfactory_bulb(arguments.store / "bulb", arguments.jobs, arguments.seeds),
+    }
+    for name, run in results.items():
+        if arguments.only in (None, name):
+            result = run()
+            (out / f"{name}.md").write_text(result.to_markdown(), encoding="utf-8")
+            (out / f"{name}.json").write_text(result.to_json(), encoding="utf-8")
+            print(result, flush=True)
+    if arguments.only in (None, "layers"):
+        table = layers(arguments.seeds)
+        table.to_csv(out / "layers.csv", index=False)
+        print(table.groupby("space", sort=False).mean(numeric_only=True).round(3))
+    machine = {"processor": platform.processor(), "threads": torch.get_num_threads()}
+    (out / "machine.json").write_text(json.dumps(machine, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
