@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rankbygene.errors import InputValueError
@@ -33,6 +34,9 @@ def test_impossible_lists_are_refused():
         top_k_mean([0.1, 0.2], 0, [1, 2])
     with pytest.raises(InputValueError, match="scores are of 2 genes and ranking of 3"):
         top_k_mean([0.1, 0.2], 1, [1, 2, 3])
+    named = pd.Series([0.1, 0.2], index=["a", "b"])
+    with pytest.raises(InputValueError, match="scores and ranking are tables with different index"):
+        top_k_mean(named, 1, named[::-1] + 1)
     with pytest.raises(InputValueError, match=r"scores has the shape \(2, 2\)"):
         oracle_top_k_mean(np.eye(2), 1)
 

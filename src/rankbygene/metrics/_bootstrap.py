@@ -62,7 +62,8 @@ def paired_bootstrap(
     ----------
     a, b
         Scores of the two methods ``[n_slides, n_genes]``. NaN marks a score that does not exist;
-        a cell that lacks one of them is left out of both.
+        a cell that lacks one of them is left out of both. Slides of one patient are not
+        independent: average them first and pass patients as rows.
     n_resamples
         Number of resamples.
     seed

@@ -8,7 +8,15 @@ import numpy as np
 
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._correlation import pearson
-from rankbygene.metrics._inputs import as_matrix, as_pair, divide, mean_over_groups, nanmean, varies
+from rankbygene.metrics._inputs import (
+    as_matrix,
+    as_pair,
+    check_same_names,
+    divide,
+    mean_over_groups,
+    nanmean,
+    varies,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,7 +47,7 @@ def top_k_mean(scores: ArrayLike, k: int, ranking: ArrayLike) -> float:
     Raises
     ------
     InputValueError
-        If the lengths differ, ``ranking`` equals ``scores``, or fewer than ``k`` genes are ranked.
+        If lengths or names of genes differ, ``ranking`` equals ``scores``, or fewer than ``k`` genes are ranked.
     InputTypeError
         If the values are not numbers.
 
@@ -48,6 +56,7 @@ def top_k_mean(scores: ArrayLike, k: int, ranking: ArrayLike) -> float:
     >>> round(top_k_mean([0.1, 0.5, 0.3], 2, ranking=[0.4, 0.2, 0.3]), 3)
     0.2
     """
+    check_same_names(scores, ranking, ("scores", "ranking"))
     values, order = _vector(scores, "scores"), _vector(ranking, "ranking")
     if len(values) != len(order):
         msg = f"scores are of {len(values)} genes and ranking of {len(order)}; they have to be the same"

@@ -54,19 +54,30 @@ def as_pair(
     InputValueError
         If the shapes differ, or both are tables whose rows or columns have different names.
     """
-    for axis in ("index", "columns"):
-        names_true, names_pred = getattr(y_true, axis, None), getattr(y_pred, axis, None)
-        # lists have a method called index
-        labelled = hasattr(names_true, "tolist") and hasattr(names_pred, "tolist")
-        if labelled and names_true.tolist() != names_pred.tolist():  # type: ignore[union-attr]
-            msg = f"{names[0]} and {names[1]} are tables with different {axis}; reindex one like the other"
-            raise InputValueError(msg)
+    check_same_names(y_true, y_pred, names)
     true, pred = as_matrix(y_true, names[0]), as_matrix(y_pred, names[1])
     if true.shape != pred.shape:
         msg = f"{names[0]} has the shape {true.shape} and {names[1]} {pred.shape}; they have to be equal"
         raise InputValueError(msg)
     missing = np.isnan(true) | np.isnan(pred)
     return np.where(missing, np.nan, true), np.where(missing, np.nan, pred)
+
+
+def check_same_names(first: ArrayLike, second: ArrayLike, names: tuple[str, str]) -> None:
+    """Check that two tables, where both are, name their rows and columns alike.
+
+    Raises
+    ------
+    InputValueError
+        If they do not.
+    """
+    for axis in ("index", "columns"):
+        found = getattr(first, axis, None), getattr(second, axis, None)
+        # lists have a method called index
+        labelled = all(hasattr(labels, "tolist") for labels in found)
+        if labelled and found[0].tolist() != found[1].tolist():  # type: ignore[union-attr]
+            msg = f"{names[0]} and {names[1]} are tables with different {axis}; reindex one like the other"
+            raise InputValueError(msg)
 
 
 def as_features(
