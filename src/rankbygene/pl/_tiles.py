@@ -121,12 +121,14 @@ def _draw_overview(ax: Axes, frame: SpotFrame, plan: TilePlan, rows: NDArray[np.
     ax.add_collection(
         PolyCollection(list(outlines[sampled]), facecolor="none", edgecolor=BLUE, linewidth=1.6)
     )
+    # Above the outline: on a large slide a tile is smaller than its number.
+    tops = np.stack([outlines[:, :, 0].mean(axis=1), outlines[:, :, 1].min(axis=1)], axis=1)
     for number, row in enumerate(rows, 1):
         ax.annotate(
             str(number),
-            frame.centers[row],
+            tops[row],
             ha="center",
-            va="center",
+            va="bottom",
             color=BLUE,
             fontsize="small",
             fontweight="bold",
