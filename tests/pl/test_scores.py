@@ -78,6 +78,14 @@ def test_the_ceiling_is_a_line_and_a_band_where_it_exists(summary: pd.DataFrame)
     assert labels(by_error) == ["nh2st", "rankbygene", "ridge", "mean"]
 
 
+def test_a_result_names_its_methods_and_neighbours_are_no_baseline(summary: pd.DataFrame) -> None:
+    table = summary.rename(index={"ceiling": "noise ceiling", "nh2st": "neighbours"}).astype(object)
+    ax = rbg.pl.scores(SimpleNamespace(summary=table, methods=("ridge", "rankbygene")))
+    assert labels(ax) == ["rankbygene", "ridge", "neighbours", "mean"]
+    assert line(ax, "noise ceiling").get_xdata()[0] == 0.60
+    assert not [artist for artist in ax.lines if artist.get_label() == "best baseline"]
+
+
 def test_intervals_are_preferred_over_genes_and_are_optional(summary: pd.DataFrame) -> None:
     per_gene = pd.DataFrame({"method": ["rankbygene"], "gene": ["A"], "pearson": [0.1]})
     result = SimpleNamespace(summary=summary, per_gene=per_gene)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-CEILING = "ceiling"
+CEILINGS = ("noise ceiling", "ceiling")
+# What was measured around a spot is there for orientation; no method has to pass it.
+REFERENCES = ("neighbours",)
 # Between the methods that are judged and those beside them.
 _GAP = 0.6
 
@@ -36,7 +38,7 @@ def draw_intervals(
 ) -> None:
     """Draw one row per method, from the top; baselines below a gap."""
     places = [-(i + _GAP * (name not in judged)) for i, name in enumerate(order)]
-    values: pd.Series[float] = table[metric]
+    values: pd.Series[float] = table[metric].astype(float)
     low, high = (
         table[f"{metric}_{end}"] if f"{metric}_{end}" in table else table[metric]
         for end in ("low", "high")
@@ -59,7 +61,9 @@ def draw_intervals(
             color=colors[name],
             fontsize="small",
         )
-    _draw_best_baseline(ax, values.reindex([n for n in order if n not in judged]), lower_is_better)
+    _draw_best_baseline(
+        ax, values.reindex([n for n in order if n not in (*judged, *REFERENCES)]), lower_is_better
+    )
     _draw_ceiling(ax, values, low, high)
     ax.set_yticks(places, list(order))
     ax.set_ylim(min(places) - 0.6, 0.6)
@@ -92,13 +96,14 @@ def _draw_best_baseline(ax: Axes, values: pd.Series[float], lower_is_better: boo
 def _draw_ceiling(
     ax: Axes, values: pd.Series[float], low: pd.Series[float], high: pd.Series[float]
 ) -> None:
-    value = float(values.get(CEILING, np.nan))
-    if np.isnan(value):
+    found = [name for name in CEILINGS if np.isfinite(values.get(name, np.nan))]
+    if not found:
         return
-    ax.axvspan(low[CEILING], high[CEILING], color=MISSING, linewidth=0, zorder=-1)
-    ax.axvline(value, color="black", linewidth=1, linestyle="--", zorder=0, label=CEILING)
+    name, value = found[0], float(values[found[0]])
+    ax.axvspan(low[name], high[name], color=MISSING, linewidth=0, zorder=-1)
+    ax.axvline(value, color="black", linewidth=1, linestyle="--", zorder=0, label=name)
     ax.annotate(
-        f"ceiling {value:.3f}",
+        f"{name} {value:.3f}",
         (value, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 2),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rankbygene.errors import InputKeyError
-from rankbygene.pl._intervals import draw_intervals, note_undefined, order_rows
+from rankbygene.pl._intervals import CEILINGS, draw_intervals, note_undefined, order_rows
 from rankbygene.pl._style import (
     GREY,
     bare,
@@ -32,7 +32,9 @@ LABELS = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
 }
-LOWER_IS_BETTER = frozenset({"mse", "mae", "rmse", "nrmse", "rvd"})
+LOWER_IS_BETTER = frozenset(
+    {"mse", "mae", "nrmse", "relative_variation_distance", "jensen_shannon"}
+)
 
 
 def scores(
@@ -48,21 +50,22 @@ def scores(
 
     A table with one row per gene is drawn gene by gene, with the mean. A table with one row per
     method is drawn as points, with their intervals where it has the columns ``<metric>_low`` and
-    ``<metric>_high``, best first; its row ``ceiling``, the score that noise of the measurement
-    leaves within reach, becomes a dashed line and a band, and the best of the methods that are not
-    judged a dotted line.
+    ``<metric>_high``, best first. Its row ``noise ceiling`` (or ``ceiling``), the score that noise of
+    the measurement leaves within reach, becomes a dashed line and a band, and the best of the
+    methods that are not judged a dotted line.
 
     Parameters
     ----------
     evaluation
-        Result of :func:`rankbygene.tl.evaluate`, drawn gene by gene; a result whose ``summary``
-        has intervals; or a table: long with the column ``method``, or a summary whose index names
-        the methods.
+        Result of :func:`rankbygene.tl.evaluate`, drawn gene by gene; of
+        :func:`rankbygene.tl.cross_validate`, whose ``summary`` has intervals; or a table: long with
+        the column ``method``, or a summary whose index names the methods.
     metric
         Column of the table, or several: one panel each.
     methods
-        The methods that are judged, drawn in colour; by default the first one. The others are
-        there to compare and are grey, in a block of their own in a summary.
+        The methods that are judged, drawn in colour; by default the ``methods`` of the result, or
+        the first row of a table. The others are there to compare and are grey, in a block of their
+        own in a summary.
     ax
         Axes to draw in, for one metric; by default a new figure.
     show
@@ -83,7 +86,7 @@ def scores(
     metrics = [metric] if isinstance(metric, str) else list(metric)
     table, per_gene = _table(evaluation, metrics)
     names = _methods(table, per_gene)
-    judged = _judged(names, methods)
+    judged = _judged(names, methods or getattr(evaluation, "methods", None))
     if per_gene:
         order = [name for name in names if name in judged]
         order += [name for name in names if name not in judged]
@@ -123,7 +126,7 @@ def _table(evaluation: Any, metrics: Sequence[str]) -> tuple[pd.DataFrame, bool]
 
 def _methods(table: pd.DataFrame, per_gene: bool) -> list[str]:
     names = table["method"] if per_gene else table.index
-    return [name for name in dict.fromkeys(names) if per_gene or name != "ceiling"]
+    return [name for name in dict.fromkeys(names) if per_gene or name not in CEILINGS]
 
 
 def _judged(names: Sequence[str], methods: str | Sequence[str] | None) -> list[str]:
