@@ -102,16 +102,17 @@ def gene_maps(
         _check_same_spots(centers, frame)
     for gene, values in zip(names, predicted.T, strict=True):
         if not np.isfinite(values).any():
-            msg = f"layer {layer!r} predicts {gene} for no spot of slide {slide or 'given'!r}"
+            where = "the slide" if slide is None else f"slide {slide!r}"
+            msg = f"layer {layer!r} predicts {gene} for no spot of {where}"
             raise InputValueError(msg)
     axes = _open_grid(len(names), 3 + (frame is not None), tissue_aspect(centers))
+    maps = _Maps(centers, spot_um, cmap)
     for row, gene in enumerate(names):
         if frame is not None:
             draw_tissue(axes[row, 0], frame, unit=frame.um_per_unit)
             view_spots(axes[row, 0], centers)
             axes[row, 0].set_title("H&E", fontsize="medium")
-        draw = _Maps(centers, spot_um, cmap)
-        draw.gene(axes[row, -3:], gene, measured[:, row], predicted[:, row])
+        maps.gene(axes[row, -3:], gene, measured[:, row], predicted[:, row])
         scale_bar(axes[row, 0], 1.0)
     finish(axes[0, 0].figure, show=show, save=save)
     return axes
