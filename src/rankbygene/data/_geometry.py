@@ -160,7 +160,7 @@ def _check_resolution(frame: SpotFrame, um_per_px: float, *, tile_um: float, til
             f"of tile_px={tile_px}; load the full-resolution image, or pass a smaller tile_px"
         )
         raise InputValueError(msg)
-    if side < tile_px:
+    if round(side) < tile_px:
         logger.warning(
             "slide %r: tiles of %d px are enlarged to %d px; %r has no finer pixels",
             frame.slide,

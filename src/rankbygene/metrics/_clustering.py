@@ -68,7 +68,7 @@ def v_measure(features: ArrayLike, expression: ArrayLike, k: int, seed: int = 0)
     if not 2 <= k <= n_spots:
         msg = f"k is {k}; from 2 to the number of spots ({n_spots}) is needed"
         raise InputValueError(msg)
-    found, reference = (_cluster(matrix, k, seed) for matrix in matrices)
+    found, reference = (k_means_labels(matrix, k, seed) for matrix in matrices)
     return v_measure_of_labels(reference, found)
 
 
@@ -154,6 +154,7 @@ def _check_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> tuple[NDArr
     return true, pred
 
 
-def _cluster(matrix: NDArray[np.float64], k: int, seed: int) -> NDArray[np.int64]:
+def k_means_labels(matrix: NDArray[np.float64], k: int, seed: int) -> NDArray[np.int64]:
+    """Cluster the rows of a matrix."""
     labels: NDArray[np.int64] = KMeans(k, n_init=10, random_state=seed).fit_predict(matrix)
     return labels

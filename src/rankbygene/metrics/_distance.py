@@ -53,6 +53,21 @@ def distance_r2(
     InputTypeError
         If the values are not numbers.
     """
+    image, genes = sampled_distances(
+        features, expression, metric=metric, n_pairs=n_pairs, seed=seed
+    )
+    return r_squared(image, genes)
+
+
+def sampled_distances(
+    features: ArrayLike,
+    expression: ArrayLike,
+    *,
+    metric: Literal["cosine", "euclidean"],
+    n_pairs: int,
+    seed: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw the pairs of :func:`distance_r2` and give their image and their gene distances."""
     if metric not in ("cosine", "euclidean"):
         msg = f"metric is {metric!r}; allowed are 'cosine' and 'euclidean'"
         raise InputValueError(msg)
@@ -61,8 +76,14 @@ def distance_r2(
         msg = f"a fit needs at least 3 pairs of 3 spots; there are {n_pairs} of {len(image)}"
         raise InputValueError(msg)
     left, right = _draw_pairs(len(image), n_pairs, seed)
-    distances = [_distance(matrix[left], matrix[right], metric) for matrix in (image, genes)]
-    return float(pearson(*distances)[0] ** 2)
+    return _distance(image[left], image[right], metric), _distance(
+        genes[left], genes[right], metric
+    )
+
+
+def r_squared(image: NDArray[np.float64], genes: NDArray[np.float64]) -> float:
+    """Squared Pearson correlation of two kinds of distance."""
+    return float(pearson(image, genes)[0] ** 2)
 
 
 def _draw_pairs(

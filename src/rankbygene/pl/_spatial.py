@@ -9,11 +9,11 @@ import numpy as np
 
 from rankbygene._keys import Keys
 from rankbygene.data import Normalization, expression_matrix
-from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.errors import InputKeyError
 from rankbygene.metrics import pearson
 from rankbygene.pl._frames import one_frame
-from rankbygene.pl._style import finish
-from rankbygene.pl._tissue import draw_spots, draw_tissue
+from rankbygene.pl._style import finish, scale_bar
+from rankbygene.pl._tissue import color_limits, draw_spots, draw_tissue, tissue_aspect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,13 +84,14 @@ def spatial_expression(
     figure, axes = plt.subplots(
         len(names),
         columns,
-        figsize=(3.2 * columns, 2.9 * len(names)),
+        figsize=(3.2 * columns, (2.6 * tissue_aspect(frame.centers) + 0.3) * len(names)),
         layout="constrained",
         squeeze=False,
     )
     for row, gene in enumerate(names):
         draw_tissue(axes[row, 0], frame)
         axes[row, 0].set_title("H&E")
+        scale_bar(axes[row, 0], frame.um_per_unit)
         panels = {label: table[:, row] for label, table in values.items()}
         _draw_gene(axes[row, 1:], frame, gene, panels, Keys(key), shared_scale, cmap)
     finish(figure, show=show, save=save)
@@ -136,20 +137,11 @@ def _draw_gene(
 ) -> None:
     together = np.concatenate(list(panels.values()))
     for ax, (label, values) in zip(axes, panels.items(), strict=True):
-        low, high = _limits(together if shared_scale else values)
-        spots = draw_spots(ax, frame, values, cmap=cmap, limits=(low, high))
+        limits = color_limits(together if shared_scale else values)
+        spots = draw_spots(ax, frame.centers, values, cmap=cmap, limits=limits)
         score = _held_out_score(frame, panels, keys) if label == "predicted" else ""
         ax.set_title(f"{gene} {label}{score}")
         ax.figure.colorbar(spots, ax=ax, shrink=0.75, aspect=25, pad=0.02)
-
-
-def _limits(values: NDArray[np.float32]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        msg = "there are no finite values to draw"
-        raise InputValueError(msg)
-    low, high = (float(limit) for limit in np.quantile(finite, (0.01, 0.99)))
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
 def _held_out_score(frame: SpotFrame, panels: Mapping[str, NDArray[np.float32]], keys: Keys) -> str:

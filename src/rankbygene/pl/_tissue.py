@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankbygene.data import level_array, level_to_system, n_levels
+from rankbygene.errors import InputValueError
+from rankbygene.pl._style import MISSING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,10 +19,15 @@ if TYPE_CHECKING:
 
 # More pixels than a panel of a figure has would only take time and memory.
 THUMBNAIL_PX = 1200
+# Discs of neighbouring spots should not merge.
+_TOUCHING = 0.95
 
 
-def draw_tissue(ax: Axes, frame: SpotFrame) -> None:
-    """Draw the slide's image around its spots, thinned to the size of a picture."""
+def draw_tissue(ax: Axes, frame: SpotFrame, *, unit: float = 1.0) -> None:
+    """Draw the slide's image around its spots, thinned to the size of a picture.
+
+    ``unit`` is what one unit of the frame's coordinate system is on the axes.
+    """
     from matplotlib.transforms import Affine2D
 
     image = frame.sdata.images[frame.image_key]
@@ -33,37 +40,59 @@ def draw_tissue(ax: Axes, frame: SpotFrame) -> None:
     to_system = level_to_system(image, level, frame.coordinate_system)
     height, width = pixels.shape[1:]
     drawn = ax.imshow(thumbnail, extent=(0, width, height, 0), interpolation="antialiased")
-    drawn.set_transform(Affine2D(to_system) + ax.transData)
-    _frame_view(ax, frame)
+    drawn.set_transform(Affine2D(to_system).scale(unit) + ax.transData)
+    view_spots(ax, frame.centers * unit)
 
 
 def draw_spots(
     ax: Axes,
-    frame: SpotFrame,
-    values: NDArray[np.float32],
+    centers: NDArray[np.float64],
+    values: NDArray[np.floating],
     *,
     cmap: str,
     limits: tuple[float, float],
+    diameter: float | None = None,
 ) -> EllipseCollection:
-    """Draw spots as discs that nearly touch, coloured by ``values`` ``[n_obs]``."""
+    """Draw spots as discs, coloured by ``values`` ``[n]``; those without a value in light grey.
+
+    Without a diameter the discs nearly touch.
+    """
+    from matplotlib import colormaps
     from matplotlib.collections import EllipseCollection
 
-    size = np.full(frame.n_obs, 0.95 * spot_pitch(frame.centers))
+    width = _TOUCHING * spot_pitch(centers) if diameter is None else diameter
+    size = np.full(len(centers), width)
     spots = EllipseCollection(
         size,
         size,
-        np.zeros(frame.n_obs),
+        np.zeros(len(centers)),
         units="xy",
-        offsets=frame.centers,
+        offsets=centers,
         offset_transform=ax.transData,
-        cmap=cmap,
+        cmap=colormaps[cmap].with_extremes(bad=MISSING),
         linewidths=0,
     )
-    spots.set_array(values)
+    spots.set_array(np.ma.masked_invalid(values))
     spots.set_clim(*limits)
     ax.add_collection(spots)
-    _frame_view(ax, frame)
+    view_spots(ax, centers)
     return spots
+
+
+def color_limits(values: NDArray[np.floating]) -> tuple[float, float]:
+    """Give the 1st and 99th percentile of the values that exist, never equal.
+
+    Raises
+    ------
+    InputValueError
+        No value exists.
+    """
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        msg = "there are no finite values to draw"
+        raise InputValueError(msg)
+    low, high = (float(limit) for limit in np.quantile(finite, (0.01, 0.99)))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
 def spot_pitch(centers: NDArray[np.float64]) -> float:
@@ -76,10 +105,17 @@ def spot_pitch(centers: NDArray[np.float64]) -> float:
     return float(np.median(distances[:, 1]))
 
 
-def _frame_view(ax: Axes, frame: SpotFrame) -> None:
-    margin = spot_pitch(frame.centers)
-    (left, top), (right, bottom) = frame.centers.min(0) - margin, frame.centers.max(0) + margin
+def tissue_aspect(centers: NDArray[np.float64]) -> float:
+    """Height of what :func:`view_spots` shows over its width."""
+    width, height = np.ptp(centers, axis=0) + 2 * spot_pitch(centers)
+    return float(height / width)
+
+
+def view_spots(ax: Axes, centers: NDArray[np.float64]) -> None:
+    """Show the spots and a margin, one unit as long in x as in y, y downwards as in images."""
+    margin = spot_pitch(centers)
+    (left, top), (right, bottom) = centers.min(0) - margin, centers.max(0) + margin
     ax.set_xlim(left, right)
-    ax.set_ylim(bottom, top)  # y of an image grows downwards
+    ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
     ax.set_axis_off()
