@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from rankbygene.module._nh2st import NH2ST_RELEASED, Encoded, NH2STModule, NH2STOutput
 from rankbygene.module._rankbygene import ImageBranch, RankByGeneModule
 from rankbygene.module._released import load_released_checkpoint
+from rankbygene.module._spots import SpotModule
 
-__all__ = ["ImageBranch", "RankByGeneModule", "load_released_checkpoint"]
+__all__ = [
+    "NH2ST_RELEASED",
+    "Encoded",
+    "ImageBranch",
+    "NH2STModule",
+    "NH2STOutput",
+    "RankByGeneModule",
+    "SpotModule",
+    "load_released_checkpoint",
+]

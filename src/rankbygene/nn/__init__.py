@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rankbygene.nn import losses
+from rankbygene.nn._attention import CrossAttention
 from rankbygene.nn._backbone import BackboneSpec, build_backbone
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
+from rankbygene.nn._hypergraph import HypergraphConv, HypergraphEncoder, similarity_hypergraph
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._weights import read_tensors
@@ -12,12 +14,16 @@ from rankbygene.nn._weights import read_tensors
 __all__ = [
     "PATHOLOGY_BACKBONES",
     "BackboneSpec",
+    "CrossAttention",
     "ExpressionMLP",
     "FeatureScaling",
+    "HypergraphConv",
+    "HypergraphEncoder",
     "PathologyBackbone",
     "ResidualMLP",
     "build_backbone",
     "losses",
     "orientations",
     "read_tensors",
+    "similarity_hypergraph",
 ]
