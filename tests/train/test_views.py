@@ -62,3 +62,16 @@ def test_grayscale_always_leaves_one_channel() -> None:
     view = strong_view(images, seeded(), grayscale=1.0)
     assert torch.equal(view[:, 0], view[:, 1])
     assert torch.equal(view[:, 0], view[:, 2])
+
+
+@pytest.mark.parametrize("value", ["orientation", "colour"])
+def test_images_of_a_group_are_treated_alike(value: str) -> None:
+    one = torch.rand(3, 8, 8, generator=seeded())
+    images, groups = one.repeat(64, 1, 1, 1), torch.arange(64) // 4
+    if value == "orientation":
+        view = strong_view(images, seeded(1), jitter=0, grayscale=0, groups=groups)
+    else:
+        view = color_jitter(images, seeded(1), groups=groups)
+    by_group = view.unflatten(0, (16, 4))
+    assert torch.equal(by_group, by_group[:, :1].expand_as(by_group))
+    assert len({tuple(image.flatten().tolist()) for image in by_group[:, 0]}) > 4

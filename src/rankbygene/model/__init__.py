@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rankbygene.model._fit import fit
+from rankbygene.model._fit import fit, load
+from rankbygene.model._nh2st import NH2ST
 from rankbygene.model._rankbygene import RankByGene
 
-__all__ = ["RankByGene", "fit"]
+__all__ = ["NH2ST", "RankByGene", "fit", "load"]
