@@ -126,6 +126,17 @@ def test_a_slide_with_fewer_spots_than_a_neighbourhood(nh2st: Any, make_slides: 
     assert np.isfinite(model.get_normalized_expression(sdata)).all().all()
 
 
+def test_another_spacing_of_spots_is_told(nh2st: Any, make_slides: Any) -> None:
+    model, _ = nh2st
+    (sdata,) = make_slides(1, seed=8, n_spots=100)
+    obs = sdata["table"].obs
+    apart = ((obs["array_row"] % 4 == 0) & (obs["array_col"] % 4 == 0)).to_numpy()
+    sdata.tables["table"] = sdata["table"][apart].copy()
+    with pytest.warns(UserWarning, match="um apart, those of training"):
+        model.get_normalized_expression(sdata)
+    assert model.training_params["spacing_um"] == pytest.approx(100, rel=0.1)
+
+
 def test_it_is_evaluated_beside_baselines(nh2st: Any, make_slides: Any) -> None:
     model, _ = nh2st
     result = rbg.tl.evaluate(model, {"new": make_slides(1, seed=9)[0]})

@@ -236,7 +236,9 @@ def test_choices_are_checked() -> None:
     with pytest.raises(ValueError, match="'pre' or 'post'"):
         make(contrast_on="both")
     with pytest.raises(ValueError, match="tokens='vector'"):
-        make(sequential=True)
+        make(contrast_on="post", sequential=True)
+    with pytest.raises(ValueError, match="contrast_on='post'"):
+        make(share_cross_attention=True)
     backbone, spec = build_backbone("test_resnet", pretrained=False, tile_px=PX)
     with pytest.raises(ValueError, match="map_shape"):
         NH2STModule(backbone, n_features=spec.n_features, n_genes=3, pooling="flatten")

@@ -13,6 +13,7 @@ from rankbygene.data._neighbors import (
     nearest_spots,
     neighbour_graph,
     smoothing_operator,
+    spot_spacing,
 )
 from rankbygene.data._neighbourhoods import NeighbourhoodDataModule, compact_patches
 from rankbygene.data._samples import (
@@ -53,5 +54,6 @@ __all__ = [
     "resolve_slides",
     "smoothing_operator",
     "split_spots",
+    "spot_spacing",
     "stream_tiles",
 ]

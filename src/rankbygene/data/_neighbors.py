@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from rankbygene.data._frame import SpotFrame
 
-__all__ = ["LatticeKind", "lattice_kind", "nearest_spots", "neighbour_graph", "smoothing_operator"]
+__all__ = [
+    "LatticeKind",
+    "lattice_kind",
+    "local_places",
+    "nearest_spots",
+    "neighbour_graph",
+    "smoothing_operator",
+    "spot_spacing",
+]
 
 LatticeKind = Literal["grid8", "hex6", "checker8", "knn"]
 
@@ -160,6 +168,14 @@ def nearest_spots(centers: NDArray[np.float64], n: int = 9) -> NDArray[np.intp]:
         _, others = _nearest(centers, n - 1)
         index[:, 1 : 1 + len(others) // n_obs] = others.reshape(n_obs, -1)
     return index
+
+
+def spot_spacing(centers: NDArray[np.float64]) -> float:
+    """Median distance of a spot ``[n_obs, 2]`` to the nearest other one; NaN for a single spot."""
+    if len(centers) < 2:
+        return float("nan")
+    distances, _ = cKDTree(centers).query(centers, k=2)
+    return float(np.median(distances[:, 1]))
 
 
 def local_places(neighbours: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
-from rankbygene.data import NeighbourhoodDataModule, local_places, nearest_spots
+from rankbygene.data import NeighbourhoodDataModule, local_places, nearest_spots, spot_spacing
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._training import validation_pearson
@@ -259,6 +260,8 @@ class NH2ST(BaseSpatialModel):
             callbacks=callbacks,
             **trainer_kwargs,
         )
+        spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]
+        self.training_params["spacing_um"] = float(np.nanmean(spacings))
         self.validation_pearson = validation_pearson(self, bank, self.split.rows("validation"))
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -286,6 +289,7 @@ class NH2ST(BaseSpatialModel):
         """Predict from the features of a slide's tiles, each encoded once."""
         if self.module.decode_from == "query":
             return values
+        self._warn_of_spacing(frame)
         _, places = local_places(nearest_spots(frame.centers, self._n)[rows])
         expression = np.empty((len(rows), len(self.genes)), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
@@ -297,3 +301,16 @@ class NH2ST(BaseSpatialModel):
                 predicted = self.module.predict_from_features(features, neighbours)
             expression[block] = predicted.cpu().numpy()
         return {"latent": values["latent"][places[:, 0]], "expression": expression}
+
+    def _warn_of_spacing(self, frame: SpotFrame) -> None:
+        """Say when neighbours are nearer or farther than those that the model learned from."""
+        found, learned = spot_spacing(frame.centers_um), self.training_params["spacing_um"]
+        if not (found > 1.5 * learned or learned > 1.5 * found):
+            return
+        text = (
+            f"the spots of slide {frame.slide!r} are {found:.0f} um apart, those of training "
+            f"{learned:.0f} um; neighbourhoods of another size shift predictions. Predict at shapes "
+            "or with `predict_slide(step_um=...)` at about the spacing of training, or train with "
+            "decode_from='query'"
+        )
+        warnings.warn(text, UserWarning, stacklevel=2)

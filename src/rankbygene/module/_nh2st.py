@@ -95,18 +95,19 @@ class NH2STModule(SpotModule):
     contrast_on
         What the losses compare: representations before (``"pre"``) or after (``"post"``)
         cross-attention. After it each side has seen its partner, so that the contrast can be solved
-        by recognising the partner, without any agreement of image and genes.
+        by recognising the partner, without any agreement of image and genes. Before it there is no
+        cross-attention at all: what follows concerns ``"post"`` alone where it says so.
     decode_from
         ``"query"``: expression is predicted from the spot's own tile. ``"query+neighbours"``: from
         the image representation of its neighbourhood as well, which needs no genes either.
     tokens
-        What genes look at in cross-attention. ``"vector"``: one vector of the image, which leaves
-        attention nothing to choose. ``"map"``: the places of the tile, or the spots of the
-        neighbourhood; images then look at the neighbourhood's profiles.
+        What cross-attention (``"post"``) looks at. ``"vector"``: one vector of the image, which leaves
+        attention nothing to choose. ``"map"``: genes look at the places of the tile; between
+        neighbourhoods each side looks at the other's spots.
     sequential
-        Let genes look at the image side after its own attention, not before.
+        In ``"post"``, let genes look at the image side after its own attention, not before.
     share_cross_attention
-        One cross-attention for both branches.
+        In ``"post"``, one cross-attention for both branches.
     pooling
         Take the encoder's vector (``"mean"``), or its whole map as one long vector (``"flatten"``).
     activation
@@ -161,12 +162,7 @@ class NH2STModule(SpotModule):
             pooling=(pooling, get_args(Pooling)),
             activation=(activation, (*get_args(Activation), None)),
         )
-        if sequential and tokens == "map":
-            msg = (
-                "sequential=True lets genes look at the one fused vector of the image, so that "
-                "tokens='map' has no effect; pass tokens='vector'"
-            )
-            raise InputValueError(msg)
+        _check_attention(contrast_on, tokens, sequential, share_cross_attention)
         attends = contrast_on == "post"
         needs_map = pooling == "flatten" or (attends and tokens == "map")
         if needs_map and map_shape is None:
@@ -344,6 +340,23 @@ def _of(tensor: torch.Tensor | None) -> torch.Tensor:
         msg = "the image encoder's map or the neighbourhood is missing"
         raise InputValueError(msg)
     return tensor
+
+
+def _check_attention(
+    contrast_on: ContrastOn, tokens: Tokens, sequential: bool, share_cross_attention: bool
+) -> None:
+    if contrast_on == "pre" and (sequential or share_cross_attention):
+        msg = (
+            "contrast_on='pre' has no cross-attention, so that `sequential` and "
+            "`share_cross_attention` have no effect; pass contrast_on='post', or leave them out"
+        )
+        raise InputValueError(msg)
+    if sequential and tokens == "map":
+        msg = (
+            "sequential=True lets genes look at the one fused vector of the image, so that "
+            "tokens='map' has no effect; pass tokens='vector'"
+        )
+        raise InputValueError(msg)
 
 
 def _check_choices(**choices: tuple[object, tuple[object, ...]]) -> None:
