@@ -82,6 +82,34 @@ def test_fit_leaves_annotated_stores_and_a_model(fitted: Path) -> None:
     assert rankbygene.model.RankByGene.load(fitted / "model").is_trained_
 
 
+def test_another_method_is_fitted_and_recognised(stores: list[Path], tmp_path: Path) -> None:
+    from spatialdata import read_zarr
+
+    model, out = str(tmp_path / "model"), str(tmp_path / "a.zarr")
+    network = ["--genes", "8", "--backbone", "test_resnet", "--no-pretrained"]
+    training = ["--max-epochs", "1", "--batch-size", "16", "--accelerator", "cpu"]
+    done = runner.invoke(
+        cli.app,
+        ["fit", str(stores[0]), "--out", out, "--model-dir", model, "--method", "nh2st"]
+        + network
+        + training,
+    )
+    assert done.exit_code == 0, done.output
+    assert "X_nh2st" in read_zarr(out)["table"].obsm
+    done = runner.invoke(
+        cli.app, ["predict", model, str(stores[1]), "--out", str(tmp_path / "b.zarr")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "X_nh2st" in read_zarr(tmp_path / "b.zarr")["rankbygene"].obsm
+    done = runner.invoke(
+        cli.app,
+        ["fit", str(stores[0]), "--out", str(tmp_path / "c.zarr"), "--model-dir", model + "2"]
+        + ["--method", "other"],
+    )
+    assert done.exit_code == 2
+    assert "'nh2st'" in done.stderr
+
+
 def test_predict_and_evaluate_use_the_saved_model(
     fitted: Path, stores: list[Path], tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ StepUm = Annotated[
     float | None, typer.Option(help="Distance between tiles; by default their width.")
 ]
 
+Method = Annotated[str, typer.Option(help="rankbygene or nh2st.")]
 Genes = Annotated[
     str, typer.Option(help="How many genes to choose, or a file with one gene per line.")
 ]

@@ -30,7 +30,7 @@ from rankbygene.errors import (
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from rankbygene.model import RankByGene
+    from rankbygene.model._base import BaseSpatialModel
     from rankbygene.tl import Evaluation, HestBench
 
 FAILED, BAD_INPUT = 1, 2
@@ -85,6 +85,7 @@ def fit(
     coordinate_system: opt.CoordinateSystem = None,
     patient_key: opt.PatientKey = None,
     um_per_px: opt.UmPerPx = None,
+    method: opt.Method = "rankbygene",
     genes: opt.Genes = "250",
     backbone: opt.Backbone = "resnet18",
     pretrained: opt.Pretrained = True,
@@ -105,6 +106,7 @@ def fit(
         sdatas = _read_slides(slides)
         model = rankbygene.model.fit(
             sdatas,
+            method=method,  # type: ignore[arg-type]  # fit names the known ones
             genes=_panel(genes),
             backbone=backbone,
             pretrained=pretrained,
@@ -300,8 +302,11 @@ def _read_slides(paths: Sequence[Path]) -> dict[str, SpatialData]:
     return {name: _read_slide(path) for name, path in zip(names, paths, strict=True)}
 
 
-def _load(model_dir: Path, train: Sequence[Path] = ()) -> RankByGene:
-    return rankbygene.model.RankByGene.load(model_dir, _read_slides(train) if train else None)
+def _load(model_dir: Path, train: Sequence[Path] = ()) -> BaseSpatialModel:
+    model: BaseSpatialModel = rankbygene.model.load(
+        model_dir, _read_slides(train) if train else None
+    )
+    return model
 
 
 def _open_output(outputs: ExitStack, path: Path, *, overwrite: bool) -> Path:

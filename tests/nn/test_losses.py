@@ -223,3 +223,13 @@ def test_nt_xent_of_what_cannot_be_told_apart() -> None:
     assert torch.isfinite(same.grad).all()
     with pytest.raises(ValueError, match="same shape"):
         nt_xent(torch.ones(2, 3), torch.ones(3, 3))
+
+
+def test_negatives_scaled_as_in_the_released_code_cost_nothing() -> None:
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    key = torch.tensor([[0.5, 0.75**0.5], [0.75**0.5, 0.5]])
+    assert float(info_nce(query, key, 0.05)) == pytest.approx(7.3212, abs=1e-3)
+    released = info_nce(query, key, 0.05, negative_logit_scale=0.1)
+    assert float(released) == pytest.approx(0.00026, abs=1e-5)
+    key = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
+    assert float(info_nce(query, key, 0.1)) == pytest.approx(2.12693, abs=1e-5)

@@ -88,3 +88,16 @@ def test_a_crop_is_a_square_of_the_asked_area_inside_the_image() -> None:
         assert float(right.max()) < 1 + 1 / px
         assert float(left.min()) < 0.02
         assert float(right.max()) > 0.98
+
+
+@pytest.mark.parametrize("value", ["orientation", "colour"])
+def test_images_of_a_group_are_treated_alike(value: str) -> None:
+    one = torch.rand(3, 8, 8, generator=seeded())
+    images, groups = one.repeat(64, 1, 1, 1), torch.arange(64) // 4
+    if value == "orientation":
+        view = strong_view(images, seeded(1), jitter=0, grayscale=0, groups=groups)
+    else:
+        view = color_jitter(images, seeded(1), groups=groups)
+    by_group = view.unflatten(0, (16, 4))
+    assert torch.equal(by_group, by_group[:, :1].expand_as(by_group))
+    assert len({tuple(image.flatten().tolist()) for image in by_group[:, 0]}) > 4

@@ -7,7 +7,15 @@ from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data._geometry import TilePlan, plan_tiles
 from rankbygene.data._images import level_array, level_to_system, n_levels
-from rankbygene.data._neighbors import lattice_kind, neighbour_graph, smoothing_operator
+from rankbygene.data._neighbors import (
+    lattice_kind,
+    local_places,
+    nearest_spots,
+    neighbour_graph,
+    smoothing_operator,
+    spot_spacing,
+)
+from rankbygene.data._neighbourhoods import NeighbourhoodDataModule, compact_patches
 from rankbygene.data._samples import (
     SpatialSetup,
     SpotFrame,
@@ -20,6 +28,7 @@ from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_
 
 __all__ = [
     "ExpressionBank",
+    "NeighbourhoodDataModule",
     "Normalization",
     "SpatialDataModule",
     "SpatialSetup",
@@ -29,13 +38,16 @@ __all__ = [
     "TileDataModule",
     "TilePlan",
     "TileReader",
+    "compact_patches",
     "crop_tiles",
     "expression_matrix",
     "frame_from_shapes",
     "lattice_kind",
     "level_array",
     "level_to_system",
+    "local_places",
     "n_levels",
+    "nearest_spots",
     "neighbour_graph",
     "plan_tiles",
     "resolve",
@@ -43,5 +55,6 @@ __all__ = [
     "resolve_slides",
     "smoothing_operator",
     "split_spots",
+    "spot_spacing",
     "stream_tiles",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -99,8 +99,10 @@ class SpatialDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
-        self._batches = _Batches(bank, expression)
-        self._train_sampler = _ShuffledBatches(self.train_idx, batch_size, seed, drop_last)
+        self._batches: Dataset[Batch] = RowBatches(bank, expression)
+        self._train_sampler: Sampler[Any] = _ShuffledBatches(
+            self.train_idx, batch_size, seed, drop_last
+        )
 
     @property
     def n_train(self) -> int:
@@ -122,14 +124,14 @@ class SpatialDataModule(pl.LightningDataModule):
             return []
         order = np.random.default_rng(self.seed).permutation(self.val_idx)
         n_batches = -(-self.n_val // self.batch_size)
-        return self._loader(_FixedBatches(np.array_split(order, n_batches)))
+        return self._loader(FixedBatches(np.array_split(order, n_batches)))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""
         if not len(self.test_idx):
             return []
         starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
-        return self._loader(_FixedBatches(np.split(self.test_idx, starts)))
+        return self._loader(FixedBatches(np.split(self.test_idx, starts)))
 
     def _loader(self, batches: Sampler[NDArray[np.intp]]) -> DataLoader[Batch]:
         return _loader(self._batches, batches, self.seed)
@@ -189,7 +191,7 @@ def _loader(
     )
 
 
-class _Batches(Dataset[Batch]):
+class RowBatches(Dataset[Batch]):
     """The banks, indexed by the rows of a whole batch."""
 
     def __init__(self, bank: Tiles, expression: ExpressionBank) -> None:
@@ -243,16 +245,16 @@ class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
             yield order[start : min(start + self._batch_size, self._n_used)]
 
 
-class _FixedBatches(Sampler["NDArray[np.intp]"]):
+class FixedBatches(Sampler[Any]):
     """The same batches at every pass."""
 
-    def __init__(self, batches: list[NDArray[np.intp]]) -> None:
+    def __init__(self, batches: Sequence[Any]) -> None:
         self._batches = batches
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._batches)
 
 

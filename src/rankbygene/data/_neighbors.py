@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from rankbygene.data._frame import SpotFrame
 
-__all__ = ["LatticeKind", "lattice_kind", "neighbour_graph", "smoothing_operator"]
+__all__ = [
+    "LatticeKind",
+    "lattice_kind",
+    "local_places",
+    "nearest_spots",
+    "neighbour_graph",
+    "smoothing_operator",
+    "spot_spacing",
+]
 
 LatticeKind = Literal["grid8", "hex6", "checker8", "knn"]
 
@@ -125,6 +133,70 @@ def smoothing_operator(graph: sparse.csr_array) -> sparse.csr_array:
     """
     with_self = graph.astype(np.float64) + sparse.eye_array(graph.shape[0], format="csr")
     return sparse.csr_array(sparse.diags_array(1.0 / with_self.sum(axis=1)) @ with_self)
+
+
+def nearest_spots(centers: NDArray[np.float64], n: int = 9) -> NDArray[np.intp]:
+    """List for every spot of a slide the spots around it, by distance.
+
+    Nine spots are the 3 x 3 window of a square lattice; on a hexagon seven are the spot and its
+    ring.
+
+    Parameters
+    ----------
+    centers
+        ``[n_obs, 2]``, x and y in any one unit.
+    n
+        Spots of a neighbourhood, the spot itself included.
+
+    Returns
+    -------
+    Rows ``[n_obs, n]``: itself first, then the others from near to far, none twice; -1 where the
+    slide has too few spots.
+
+    Raises
+    ------
+    InputValueError
+        ``n`` is less than one.
+    """
+    if n < 1:
+        msg = f"a neighbourhood of {n} spots is asked for; at least 1, the spot itself, is needed"
+        raise InputValueError(msg)
+    n_obs = len(centers)
+    index = np.full((n_obs, n), -1, dtype=np.intp)
+    index[:, 0] = np.arange(n_obs)
+    if n > 1 and n_obs > 1:
+        _, others = _nearest(centers, n - 1)
+        index[:, 1 : 1 + len(others) // n_obs] = others.reshape(n_obs, -1)
+    return index
+
+
+def spot_spacing(centers: NDArray[np.float64]) -> float:
+    """Median distance of a spot ``[n_obs, 2]`` to the nearest other one; NaN for a single spot."""
+    if len(centers) < 2:
+        return float("nan")
+    distances, _ = cKDTree(centers).query(centers, k=2)
+    return float(np.median(distances[:, 1]))
+
+
+def local_places(neighbours: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """List the different rows of neighbourhoods, and where each neighbour is in that list.
+
+    Parameters
+    ----------
+    neighbours
+        ``[B, n]``, rows, or -1 for a missing one.
+
+    Returns
+    -------
+    rows
+        ``[U]``, sorted.
+    places
+        ``[B, n]``: ``rows[places]`` is ``neighbours``, and -1 stays -1.
+    """
+    rows, inverse = np.unique(neighbours, return_inverse=True)
+    n_missing = int(rows.size > 0 and rows[0] == -1)
+    # -1 sorts first, takes place 0 and so becomes -1 again.
+    return rows[n_missing:], inverse.reshape(neighbours.shape) - n_missing
 
 
 def _pitch_ratio(index: NDArray[np.int64], centers: NDArray[np.float64]) -> float | None:

@@ -7,25 +7,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from rankbygene.data import ExpressionBank, Normalization, SpatialSetup, resolve_slides, split_spots
+from rankbygene.data import (
+    ExpressionBank,
+    Normalization,
+    SpatialDataModule,
+    SpatialSetup,
+    resolve_slides,
+    split_spots,
+)
 from rankbygene.model._files import FilesMixin
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
+from rankbygene.model._training import default_max_epochs, run_training, standardisation
 from rankbygene.nn import build_backbone
 from rankbygene.pp import check_panel, choose_panel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
-
     from rankbygene.data import SpotFrame, SpotSplit
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.pp import PanelMethod
+    from rankbygene.train import SpotPlan
 
 
 class BaseSpatialModel(ResultsMixin, FilesMixin):
@@ -176,6 +184,30 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         }
         used = [frame for name, frame in self.frames.items() if len(rows[name])]
         return choose_panel(used, genes, method=method, rows=rows)
+
+    def _build_datamodule(
+        self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+    ) -> SpatialDataModule:
+        """Build the batches that ``plan`` is trained on."""
+        return SpatialDataModule(self.tiles, bank, self.split, seed=self.seed, **batches)
+
+    def _fit(
+        self,
+        max_epochs: int | None,
+        batches: Mapping[str, Any],
+        plan_kwargs: Mapping[str, Any],
+        **runner: Any,
+    ) -> ExpressionBank:
+        """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
+        bank = self._expression_bank()
+        train = self.split.rows("train")
+        self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
+        plan = self._build_plan(dict(plan_kwargs))
+        datamodule = self._build_datamodule(bank, plan, **batches)
+        epochs = max_epochs or default_max_epochs(len(train))
+        self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
+        run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+        return bank
 
     def _expression_bank(self) -> ExpressionBank:
         return ExpressionBank.build(self.frames, self.genes, self.normalization)

@@ -93,7 +93,11 @@ class FilesMixin(ModelState):
             lacks genes of the panel.
         """
         folder = Path(dir_path)
-        record = _read_record(folder, cls.__name__)
+        record = read_record(folder)
+        if record["class"] != cls.__name__:
+            made_by = record["class"]
+            msg = f"{folder} holds a {made_by}; load it with `rankbygene.model.{made_by}.load`"
+            raise InputValueError(msg)
         tensors = _read_tensors(folder, record)
         model = cls.__new__(cls)
         model._restore(record, tensors, backbone)
@@ -187,7 +191,8 @@ class FilesMixin(ModelState):
         )
 
 
-def _read_record(folder: Path, class_name: str) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read what a saved model is, without its tensors."""
     path = folder / RECORD
     if not path.is_file():
         msg = (
@@ -196,15 +201,12 @@ def _read_record(folder: Path, class_name: str) -> dict[str, Any]:
         raise InputValueError(msg)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        found, made_by = record["format"], record["class"]
+        found, _ = record["format"], record["class"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         msg = f"{path} is damaged or foreign ({error}); save the model again or use a copy"
         raise InputValueError(msg) from error
     if found != FORMAT:
         msg = f"{path} has format {found}, this version reads format {FORMAT}; update rankbygene"
-        raise InputValueError(msg)
-    if made_by != class_name:
-        msg = f"{folder} holds a {made_by}; load it with `rankbygene.model.{made_by}.load`"
         raise InputValueError(msg)
     loaded: dict[str, Any] = record
     return loaded

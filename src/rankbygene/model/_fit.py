@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rankbygene._keys import Keys
 from rankbygene.errors import InputValueError
 from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
+from rankbygene.model._files import read_record
+from rankbygene.model._nh2st import NH2ST
 from rankbygene.model._rankbygene import RankByGene
 
 if TYPE_CHECKING:
@@ -16,13 +19,13 @@ if TYPE_CHECKING:
     from rankbygene.model._base import BaseSpatialModel
     from rankbygene.model._setup import SpatialDatas
 
-METHODS: dict[str, type[BaseSpatialModel]] = {RankByGene.method: RankByGene}
+METHODS: dict[str, type[BaseSpatialModel]] = {cls.method: cls for cls in (RankByGene, NH2ST)}
 
 
 def fit(
     sdata: SpatialDatas,
     *,
-    method: Literal["rankbygene"] = "rankbygene",
+    method: Literal["rankbygene", "nh2st"] = "rankbygene",
     genes: int | Sequence[str] = 250,
     backbone: str | torch.nn.Module = "resnet18",
     pretrained: bool = True,
@@ -45,7 +48,8 @@ def fit(
     sdata
         One object, or a list or dict ``{slide: object}``.
     method
-        Which model.
+        Which model: ``"rankbygene"`` is :class:`rankbygene.model.RankByGene`, ``"nh2st"`` is
+        :class:`rankbygene.model.NH2ST`.
     genes, backbone, pretrained, seed
         As in :class:`rankbygene.model.RankByGene`.
     max_epochs
@@ -97,3 +101,33 @@ def fit(
     model.train(max_epochs=max_epochs, **(train_kwargs or {}))
     model.annotate(key_added=key_added)
     return model
+
+
+def load(
+    dir_path: str | Path,
+    sdata: SpatialDatas | None = None,
+    *,
+    backbone: torch.nn.Module | None = None,
+) -> BaseSpatialModel:
+    """Read a saved model of any method.
+
+    Parameters
+    ----------
+    dir_path, sdata, backbone
+        As in :meth:`rankbygene.model.RankByGene.load`.
+
+    Returns
+    -------
+    The model, of the class that it was saved from.
+
+    Raises
+    ------
+    InputValueError
+        The folder is damaged or made by something else.
+    """
+    made_by = read_record(Path(dir_path))["class"]
+    for cls in METHODS.values():
+        if cls.__name__ == made_by:
+            return cls.load(dir_path, sdata, backbone=backbone)
+    msg = f"{dir_path} holds a {made_by}, which this version does not know; update rankbygene"
+    raise InputValueError(msg)

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from rankbygene.data import ExpressionBank, SpatialDataModule
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._random import forked_rng
-from rankbygene.model._training import (
-    default_max_epochs,
-    run_training,
-    standardisation,
-    validation_pearson,
-)
+from rankbygene.model._training import validation_pearson
 from rankbygene.module import RankByGeneModule, load_released_checkpoint
 from rankbygene.train import RankByGenePlan, fit_head
 
@@ -27,7 +21,7 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from numpy.typing import NDArray
 
-    from rankbygene.data import Normalization
+    from rankbygene.data import ExpressionBank, Normalization
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.pp import PanelMethod
@@ -134,6 +128,9 @@ class RankByGene(BaseSpatialModel):
             pixel_std=self.backbone.std,
         )
 
+    def _build_plan(self, settings: dict[str, Any]) -> RankByGenePlan:
+        return RankByGenePlan(self.module, seed=self.seed, **settings)
+
     def train(
         self,
         max_epochs: int | None = None,
@@ -186,20 +183,10 @@ class RankByGene(BaseSpatialModel):
         TrainingError
             A loss was not finite; the step and the term are named.
         """
-        bank = self._expression_bank()
-        train = self.split.rows("train")
-        self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
-        datamodule = SpatialDataModule(
-            self.tiles, bank, self.split, batch_size=batch_size, seed=self.seed
-        )
-        epochs = max_epochs or default_max_epochs(len(train))
-        plan_settings = dict(plan_kwargs or {})
-        self.training_params = {"max_epochs": epochs, "batch_size": batch_size, **plan_settings}
-        run_training(
-            self,
-            RankByGenePlan(self.module, seed=self.seed, **plan_settings),
-            datamodule,
-            max_epochs=epochs,
+        bank = self._fit(
+            max_epochs,
+            {"batch_size": batch_size},
+            plan_kwargs or {},
             accelerator=accelerator,
             devices=devices,
             precision=precision,

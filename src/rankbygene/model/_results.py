@@ -212,14 +212,16 @@ class ResultsMixin(ModelState):
     ) -> dict[str, NDArray[np.float32]]:
         """Apply the network to the tiles of one slide, or of some of its rows."""
         chosen = np.arange(frame.n_obs) if rows is None else rows
+        needed = self._rows_needed(frame, chosen)
         self.module.eval()
-        return run_over_tiles(
+        values = run_over_tiles(
             self._apply,
-            self._stream(frame, chosen),
-            len(chosen),
+            self._stream(frame, needed),
+            len(needed),
             device=self.device,
             batch_size=BATCH_SIZE,
         )
+        return self._combine(values, frame, chosen, needed)
 
     def _stream(
         self, frame: SpotFrame, rows: NDArray[np.intp]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rankbygene.data import Normalization, SpatialSetup, SpotFrame
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.nn import BackboneSpec
+    from rankbygene.train import SpotPlan
 
 
 class ModelState(ABC):
@@ -56,7 +57,28 @@ class ModelState(ABC):
 
     @abstractmethod
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map uint8 images ``[B, 3, px, px]`` to ``latent`` and ``expression``."""
+        """Map uint8 images ``[B, 3, px, px]`` to ``latent`` and ``expression``.
+
+        A method that looks beyond the tile gives what :meth:`_combine` needs instead.
+        """
+
+    def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Rows whose tiles must be read to answer for ``rows``: these alone, without context."""
+        return rows
+
+    def _combine(
+        self,
+        values: dict[str, NDArray[np.float32]],
+        frame: SpotFrame,
+        rows: NDArray[np.intp],
+        needed: NDArray[np.intp],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Turn what :meth:`_apply` gave for ``needed`` into ``latent`` and ``expression`` of ``rows``."""
+        return values
+
+    @abstractmethod
+    def _build_plan(self, settings: dict[str, Any]) -> SpotPlan:
+        """Build the training of ``module`` with the user's settings."""
 
     @abstractmethod
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:

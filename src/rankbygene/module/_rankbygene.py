@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from rankbygene.errors import InputValueError
-from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, normalize_pixels, orientations
+from rankbygene.module._spots import SpotModule
+from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, orientations
 
 __all__ = ["ImageBranch", "RankByGeneModule"]
 
@@ -38,7 +39,7 @@ class ImageBranch(nn.Module):
         self.predictor = predictor
 
 
-class RankByGeneModule(nn.Module):
+class RankByGeneModule(SpotModule):
     """Student, teacher and gene encoder.
 
     Parameters
@@ -79,7 +80,7 @@ class RankByGeneModule(nn.Module):
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
-        super().__init__()
+        super().__init__(n_genes, pixel_mean, pixel_std)
         if head not in ("joint", "frozen"):
             msg = f"head={head!r} is not known; choose 'joint' or 'frozen'"
             raise InputValueError(msg)
@@ -90,18 +91,9 @@ class RankByGeneModule(nn.Module):
             else ExpressionMLP(n_features, n_genes, n_hidden, dropout, scaling)
         )
         self.head = head
-        self.n_genes = n_genes
         self.student = ImageBranch(backbone, ResidualMLP(n_features, n_latent), predictor)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.gene_encoder = ResidualMLP(n_genes, n_latent)
-        self.register_buffer("expression_mean", torch.zeros(n_genes))
-        self.register_buffer("expression_std", torch.ones(n_genes))
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1))
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1))
-        self.expression_mean: torch.Tensor
-        self.expression_std: torch.Tensor
-        self.pixel_mean: torch.Tensor
-        self.pixel_std: torch.Tensor
 
     def train(self, mode: bool = True) -> RankByGeneModule:
         """Switch to training or evaluation; the teacher always evaluates."""
@@ -112,19 +104,6 @@ class RankByGeneModule(nn.Module):
     def branch(self, network: Network) -> ImageBranch:
         """Return the student or the teacher."""
         return self.student if network == "student" else self.teacher
-
-    def set_expression_stats(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Store mean and standard deviation ``[n_genes]`` of the training spots."""
-        self.expression_mean.copy_(mean)
-        self.expression_std.copy_(std)
-
-    def standardize(self, expression: torch.Tensor) -> torch.Tensor:
-        """Centre and scale expression ``[B, n_genes]`` by the training statistics."""
-        return (expression - self.expression_mean) / self.expression_std
-
-    def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scale images, uint8 or float in [0, 1], to what the backbone expects."""
-        return normalize_pixels(images, self.pixel_mean, self.pixel_std)
 
     def image_features(self, images: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
         """Encode images ``[B, 3, H, W]``, uint8 or float in [0, 1], to ``[B, n_features]``."""
@@ -139,14 +118,8 @@ class RankByGeneModule(nn.Module):
     def gene_features(
         self, expression: torch.Tensor, measured: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map expression ``[B, n_genes]`` on the training scale to the shared space.
-
-        A gene that was not measured (``measured`` ``[B, n_genes]`` False) enters as its training
-        mean, which says nothing, and not as a zero, which would say that it is silent.
-        """
-        values = self.standardize(expression)
-        if measured is not None:
-            values = values * measured
+        """Map expression ``[B, n_genes]`` on the training scale to the shared space."""
+        values = self.fill_unmeasured(self.standardize(expression), measured)
         latent: torch.Tensor = self.gene_encoder(values)
         return latent
 
@@ -155,7 +128,7 @@ class RankByGeneModule(nn.Module):
     ) -> torch.Tensor:
         """Predict expression ``[B, n_genes]`` on the training scale."""
         standardized: torch.Tensor = self.branch(network).predictor(features)
-        return standardized * self.expression_std + self.expression_mean
+        return self.to_training_scale(standardized)
 
     def represent(
         self, images: torch.Tensor, *, views: int = 8, network: Network = "teacher"

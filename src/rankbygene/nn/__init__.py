@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rankbygene.nn import losses
+from rankbygene.nn._attention import CrossAttention
 from rankbygene.nn._backbone import BackboneSpec, build_backbone
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
+from rankbygene.nn._hypergraph import HypergraphConv, HypergraphEncoder, similarity_hypergraph
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._pixels import normalize_pixels
@@ -13,8 +15,11 @@ from rankbygene.nn._weights import read_tensors
 __all__ = [
     "PATHOLOGY_BACKBONES",
     "BackboneSpec",
+    "CrossAttention",
     "ExpressionMLP",
     "FeatureScaling",
+    "HypergraphConv",
+    "HypergraphEncoder",
     "PathologyBackbone",
     "ResidualMLP",
     "build_backbone",
@@ -22,4 +27,5 @@ __all__ = [
     "normalize_pixels",
     "orientations",
     "read_tensors",
+    "similarity_hypergraph",
 ]

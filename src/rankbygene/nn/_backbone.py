@@ -73,17 +73,60 @@ class PooledBackbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         network: Any = self.network
-        n_prefix = getattr(network, "num_prefix_tokens", 0)
         if self.pooling == "token+mean":
-            tokens = network.forward_features(images)
-            return torch.cat([tokens[:, 0], tokens[:, n_prefix:].mean(1)], dim=1)
-        features: torch.Tensor = network(images)
+            return self._token_and_mean(network.forward_features(images))
+        return self._pool(network(images))
+
+    def forward_map(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the vectors of :meth:`forward` and the places of the map they come from.
+
+        Places are the pixels of a convolutional map in rows, or the patch tokens of a transformer:
+        ``[B, T, C]``. A module of the user's own that gives vectors has one place.
+        """
+        network: Any = self.network
+        if not hasattr(network, "forward_head"):
+            features = network(images)
+            return self._pool(features), _places(features)
+        features = network.forward_features(images)
+        places = _places(
+            features,
+            n_prefix=getattr(network, "num_prefix_tokens", 0),
+            channels_last=str(getattr(network, "output_fmt", "")).endswith("NHWC"),
+        )
+        if self.pooling == "token+mean":
+            return self._token_and_mean(features), places
+        return self._pool(network.forward_head(features)), places
+
+    def map_shape(self, tile_px: int) -> tuple[int, int]:
+        """Count the places of a tile's map and their features, by a blank tile."""
+        was_training = self.training
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            _, places = self.eval().forward_map(torch.zeros(1, 3, tile_px, tile_px, device=device))
+        self.train(was_training)
+        return int(places.shape[1]), int(places.shape[2])
+
+    def _token_and_mean(self, tokens: torch.Tensor) -> torch.Tensor:
+        n_prefix = getattr(self.network, "num_prefix_tokens", 0)
+        return torch.cat([tokens[:, 0], tokens[:, n_prefix:].mean(1)], dim=1)
+
+    def _pool(self, features: torch.Tensor) -> torch.Tensor:
         if features.ndim == 4:
             return features.mean((-1, -2))
         if features.ndim == 3:
-            has_class = getattr(network, "cls_token", None) is not None
+            has_class = getattr(self.network, "cls_token", None) is not None
+            n_prefix = getattr(self.network, "num_prefix_tokens", 0)
             return features[:, 0] if has_class else features[:, n_prefix:].mean(1)
         return features
+
+
+def _places(
+    features: torch.Tensor, *, n_prefix: int = 0, channels_last: bool = False
+) -> torch.Tensor:
+    """Lay out vectors, tokens or a map as ``[B, T, C]``."""
+    if features.ndim == 4:
+        return features.flatten(1, 2) if channels_last else features.flatten(2).mT
+    return features[:, None] if features.ndim == 2 else features[:, n_prefix:]
 
 
 def build_backbone(

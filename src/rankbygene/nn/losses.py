@@ -20,7 +20,11 @@ Similarity = Literal["cosine", "softmax"]
 
 
 def info_nce(
-    query: torch.Tensor, key: torch.Tensor, temperature: float = 0.1, symmetric: bool = False
+    query: torch.Tensor,
+    key: torch.Tensor,
+    temperature: float = 0.1,
+    symmetric: bool = False,
+    negative_logit_scale: float = 1.0,
 ) -> torch.Tensor:
     r"""Contrast matching rows of two matrices against all others.
 
@@ -36,6 +40,9 @@ def info_nce(
         :math:`\tau`.
     symmetric
         Average with the loss in which the roles are exchanged.
+    negative_logit_scale
+        Factor of the logits of all other rows. The released code of :cite:p:`qu2025nh2st` has 0.1,
+        with which a negative above the positive costs nothing until it is ten times as similar.
 
     Returns
     -------
@@ -52,6 +59,9 @@ def info_nce(
     """
     _check_same_shape(query, key, "query", "key")
     logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
+    if negative_logit_scale != 1:
+        itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = torch.where(itself, logits, logits * negative_logit_scale)
     labels = torch.arange(len(logits), device=logits.device)
     loss = F.cross_entropy(logits, labels)
     return (loss + F.cross_entropy(logits.T, labels)) / 2 if symmetric else loss

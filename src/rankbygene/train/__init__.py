@@ -5,16 +5,21 @@ from __future__ import annotations
 from rankbygene.train._callbacks import BestWeights, FiniteLoss
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
 from rankbygene.train._head import fit_head
+from rankbygene.train._nh2st_plan import NH2ST_RELEASED, NH2STPlan
 from rankbygene.train._plan import RELEASED, RankByGenePlan
 from rankbygene.train._pretrain_plan import SimCLRPlan
+from rankbygene.train._spot_plan import SpotPlan
 from rankbygene.train._views import strong_view, weak_view
 
 __all__ = [
+    "NH2ST_RELEASED",
     "RELEASED",
     "BestWeights",
     "FiniteLoss",
+    "NH2STPlan",
     "RankByGenePlan",
     "SimCLRPlan",
+    "SpotPlan",
     "default_momentum",
     "fit_head",
     "momentum_schedule",

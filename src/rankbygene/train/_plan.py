@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
@@ -22,12 +17,10 @@ from rankbygene.nn.losses import (
     similarity,
 )
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
-from rankbygene.train._scores import RunningPearson
+from rankbygene.train._spot_plan import Batch, SpotPlan, warmup_cosine
 from rankbygene.train._views import Orientation, strong_view, weak_view
 
-__all__ = ["RELEASED", "RankByGenePlan"]
-
-Batch = Mapping[str, torch.Tensor]
+__all__ = ["RELEASED", "RankByGenePlan", "warmup_cosine"]
 
 # What the authors' training script does, where it departs from the defaults below.
 RELEASED: dict[str, Any] = {
@@ -45,7 +38,7 @@ RELEASED: dict[str, Any] = {
 }
 
 
-class RankByGenePlan(pl.LightningModule):
+class RankByGenePlan(SpotPlan):
     r"""Training of :class:`~rankbygene.module.RankByGeneModule`.
 
     .. math::
@@ -113,29 +106,31 @@ class RankByGenePlan(pl.LightningModule):
         ema_every: Literal["step", "epoch"] = "step",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            module,
+            weights={
+                "contrast": contrast,
+                "ranking": alpha,
+                "distillation": beta,
+                "expression": gamma if module.head == "joint" else 0.0,
+            },
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            seed=seed,
+        )
         if ema_every not in ("step", "epoch"):
             msg = f"ema_every={ema_every!r} is not known; choose 'step' or 'epoch'"
             raise InputValueError(msg)
-        self.module = module
-        self.weights = {
-            "contrast": contrast,
-            "ranking": alpha,
-            "distillation": beta,
-            "expression": gamma if module.head == "joint" else 0.0,
-        }
+        self.module: RankByGeneModule
         self.temperature, self.symmetric = temperature, symmetric
         self.ranking_variant, self.n_shifts = ranking_variant, n_shifts
         self.ranking_reduction, self.ranking_similarity = ranking_reduction, ranking_similarity
         self.orientation = orientation
         self.detach_gene = detach_gene
-        self.lr, self.gene_lr, self.weight_decay = lr, gene_lr, weight_decay
-        self.warmup = warmup
+        self.gene_lr = gene_lr
         self.ema_start, self.ema_end, self.ema_every = ema_start, ema_end, ema_every
-        self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
         self.n_updates = 0
-        self.running_pearson = RunningPearson()
 
     # ---- losses --------------------------------------------------------------------------------
 
@@ -176,7 +171,9 @@ class RankByGenePlan(pl.LightningModule):
             target = self._teacher_latent(weak)
             terms["distillation"] = info_nce(latent, target, self.temperature)
         if self.weights["expression"]:
-            terms["expression"] = self._expression_error(features, batch)
+            terms["expression"] = self._expression_error(
+                module.student.predictor(features), batch["expression"], batch["measured"]
+            )
         return terms
 
     @torch.no_grad()
@@ -185,14 +182,6 @@ class RankByGenePlan(pl.LightningModule):
             features = self.module.image_features(images, "teacher")
         return self.module.project(features.float(), "teacher")
 
-    def _expression_error(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
-        predicted = self.module.student.predictor(features)
-        error = F.mse_loss(
-            predicted, self.module.standardize(batch["expression"]), reduction="none"
-        )
-        measured = batch["measured"]
-        return (error * measured).sum() / measured.sum().clamp(min=1)
-
     def _is_mixed(self) -> bool:
         return self._trainer is not None and str(self.trainer.precision).endswith("mixed")
 
@@ -200,54 +189,22 @@ class RankByGenePlan(pl.LightningModule):
         mixed16 = self._is_mixed() and str(self.trainer.precision).startswith("16")
         return torch.float16 if mixed16 else torch.bfloat16
 
-    def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give the teacher's predictions beside the truth."""
+        _, predicted = self.module.represent(batch["image"], views=1)
+        return batch["expression"], predicted, batch["measured"], batch["slide"]
 
     # ---- Lightning -----------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss and its terms."""
-        terms = self.losses(batch, self.generator)
-        loss = self._weighted(terms)
-        self._log("train", loss, terms, len(batch["image"]))
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
-
-    def on_validation_epoch_start(self) -> None:
-        """Make every epoch's validation see the same views and triplets."""
-        self.validation_generator = torch.Generator().manual_seed(self.seed)
-        self.running_pearson.reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the losses; collect the teacher's predictions."""
-        terms = self.losses(batch, self.validation_generator)
-        self._log("validation", self._weighted(terms), terms, len(batch["image"]))
-        if self.weights["expression"]:
-            _, predicted = self.module.represent(batch["image"], views=1)
-            self.running_pearson.update(
-                batch["expression"], predicted, batch["measured"], batch["slide"]
-            )
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the mean Pearson correlation per gene of the teacher's predictions."""
-        if self.weights["expression"]:
-            self.log("validation_pearson", self.running_pearson.compute(), on_epoch=True)
-
-    def _log(
-        self, part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], size: int
-    ) -> None:
-        values = {f"{part}_{name}": term for name, term in terms.items()}
-        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed fit needs beside the weights."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["n_updates"] = self.n_updates
-        checkpoint["generator"] = self.generator.get_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
+        super().on_load_checkpoint(checkpoint)
         self.n_updates = checkpoint["n_updates"]
-        self.generator.set_state(checkpoint["generator"])
 
     def on_train_start(self) -> None:
         """Note where the optimiser stands, which in a resumed fit is not at 0."""
@@ -270,27 +227,9 @@ class RankByGenePlan(pl.LightningModule):
         update_teacher(self.module.teacher, self.module.student, momentum)
         self.n_updates += 1
 
-    def configure_optimizers(self) -> Any:
-        """AdamW with one group for images and one for genes."""
-        groups = [
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group for images and one for genes."""
+        return [
             {"params": list(self.module.student.parameters()), "lr": self.lr},
             {"params": list(self.module.gene_encoder.parameters()), "lr": self.gene_lr},
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
-        if self.warmup is None:
-            return optimizer
-        return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
-
-
-def with_warmup(optimizer: torch.optim.Optimizer, warmup: float, n_steps: int) -> dict[str, Any]:
-    """Let the learning rate rise over a share of the steps, then fall, in Lightning's terms."""
-    factor = partial(warmup_cosine, n_warmup=round(warmup * n_steps), n_steps=n_steps)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def warmup_cosine(step: int, *, n_warmup: int, n_steps: int) -> float:
-    """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
-    if step < n_warmup:
-        return (step + 1) / (n_warmup + 1)
-    return (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup))) / 2

@@ -11,7 +11,7 @@ import torch
 from rankbygene.errors import InputValueError
 from rankbygene.module import SimCLRModule
 from rankbygene.nn.losses import nt_xent
-from rankbygene.train._plan import with_warmup
+from rankbygene.train._spot_plan import with_warmup
 from rankbygene.train._views import strong_view
 
 __all__ = ["SimCLRPlan"]

@@ -1,7 +1,8 @@
 """Augmentation of whole batches on the device they are on.
 
-Images are float ``[B, 3, H, W]`` in [0, 1] with ``H == W``. Every random choice is per image and
-drawn from a generator on the CPU, so that nothing waits for the device.
+Images are float ``[B, 3, H, W]`` in [0, 1] with ``H == W``. Every random choice is per image, or per
+group of images where ``groups`` ``[B]`` numbers them, and drawn from a generator on the CPU, so that
+nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ Orientation = Literal["all", "released"]
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def random_orientation(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def random_orientation(
+    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
+) -> torch.Tensor:
     """Put every image into one of its eight orientations, all equally likely."""
-    images = _random_flips(images, generator)
-    return torch.where(_coin(images, 0.5, generator), images.transpose(-1, -2), images)
+    images = _random_flips(images, generator, groups)
+    return torch.where(_coin(images, 0.5, generator, groups), images.transpose(-1, -2), images)
 
 
-def _random_flips(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    images = torch.where(_coin(images, 0.5, generator), images.flip(-1), images)
-    return torch.where(_coin(images, 0.5, generator), images.flip(-2), images)
+def _random_flips(
+    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
+) -> torch.Tensor:
+    images = torch.where(_coin(images, 0.5, generator, groups), images.flip(-1), images)
+    return torch.where(_coin(images, 0.5, generator, groups), images.flip(-2), images)
 
 
 def weak_view(
@@ -65,6 +70,7 @@ def strong_view(
     grayscale: float = 0.2,
     orientation: Orientation = "all",
     crop: tuple[float, float] | None = None,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the student's view: random orientation, colour jitter, sometimes no colour.
 
@@ -81,6 +87,8 @@ def strong_view(
     crop
         Smallest and largest share of the image's area that is kept, see :func:`random_crop`. None
         keeps the whole.
+    groups
+        int64 ``[B]``, numbered from 0: images of one group are treated alike.
 
     References
     ----------
@@ -88,17 +96,20 @@ def strong_view(
     :cite:p:`huang2024rankbygene`.
     """
     oriented = random_orientation if orientation == "all" else _random_flips
-    images = oriented(images, generator)
+    images = oriented(images, generator, groups)
     if crop is not None:
-        images = random_crop(images, generator, crop)
-    jittered = color_jitter(images, generator)
-    images = torch.where(_coin(images, jitter, generator), jittered, images)
+        images = random_crop(images, generator, crop, groups)
+    jittered = color_jitter(images, generator, groups=groups)
+    images = torch.where(_coin(images, jitter, generator, groups), jittered, images)
     gray = _luma(images).expand_as(images)
-    return torch.where(_coin(images, grayscale, generator), gray, images)
+    return torch.where(_coin(images, grayscale, generator, groups), gray, images)
 
 
 def random_crop(
-    images: torch.Tensor, generator: torch.Generator, area: tuple[float, float]
+    images: torch.Tensor,
+    generator: torch.Generator,
+    area: tuple[float, float],
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cut a random square out of each image and enlarge it to the size of the image.
 
@@ -111,11 +122,13 @@ def random_crop(
     area
         Smallest and largest share of the image's area that the square covers, all equally likely;
         above 0 and up to 1.
+    groups
+        int64 ``[B]``, numbered from 0: images of one group are treated alike.
     """
     low, high = area
-    side = (low + (high - low) * _uniform(len(images), generator)).sqrt()
+    side = (low + (high - low) * _uniform(images, generator, groups)).sqrt()
     # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
-    x, y = ((1 - side) * (2 * _uniform(len(images), generator) - 1) for _ in range(2))
+    x, y = ((1 - side) * (2 * _uniform(images, generator, groups) - 1) for _ in range(2))
     none = torch.zeros_like(side)
     window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
     grid = F.affine_grid(window.to(images), list(images.shape), align_corners=False)
@@ -130,23 +143,26 @@ def color_jitter(
     contrast: float = 0.2,
     saturation: float = 0.2,
     hue: float = 0.1,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Vary brightness, contrast, saturation and hue of each image independently.
+    """Vary brightness, contrast, saturation and hue of each image, or group, independently.
 
     Strengths are the largest relative change; that of ``hue`` is a share of the full circle.
     """
-    images = (images * _factor(images, brightness, generator)).clamp(0, 1)
+    images = (images * _factor(images, brightness, generator, groups)).clamp(0, 1)
     mean = _luma(images).mean((-1, -2), keepdim=True)
-    images = mean + (images - mean) * _factor(images, contrast, generator)
+    images = mean + (images - mean) * _factor(images, contrast, generator, groups)
     images = images.clamp(0, 1)
     luma = _luma(images)
-    images = luma + (images - luma) * _factor(images, saturation, generator)
-    return _turn_hue(images, hue, generator).clamp(0, 1)
+    images = luma + (images - luma) * _factor(images, saturation, generator, groups)
+    return _turn_hue(images, hue, generator, groups).clamp(0, 1)
 
 
-def _turn_hue(images: torch.Tensor, hue: float, generator: torch.Generator) -> torch.Tensor:
+def _turn_hue(
+    images: torch.Tensor, hue: float, generator: torch.Generator, groups: torch.Tensor | None
+) -> torch.Tensor:
     """Rotate colours about the grey axis, a linear stand-in for a shift of hue."""
-    angle = 2 * torch.pi * (_uniform(len(images), generator) * 2 - 1) * hue
+    angle = 2 * torch.pi * (_uniform(images, generator, groups) * 2 - 1) * hue
     cos, sin = angle.cos(), angle.sin()
     third, root = (1 - cos) / 3, sin / 3**0.5
     a, b, c = cos + third, third - root, third + root
@@ -154,18 +170,30 @@ def _turn_hue(images: torch.Tensor, hue: float, generator: torch.Generator) -> t
     return torch.einsum("bij,bjhw->bihw", matrix, images)
 
 
-def _factor(images: torch.Tensor, strength: float, generator: torch.Generator) -> torch.Tensor:
-    factor = 1 + strength * (_uniform(len(images), generator) * 2 - 1)
+def _factor(
+    images: torch.Tensor,
+    strength: float,
+    generator: torch.Generator,
+    groups: torch.Tensor | None,
+) -> torch.Tensor:
+    factor = 1 + strength * (_uniform(images, generator, groups) * 2 - 1)
     return factor.view(-1, 1, 1, 1).to(images, non_blocking=True)
 
 
-def _coin(images: torch.Tensor, p: float, generator: torch.Generator) -> torch.Tensor:
-    chosen = _uniform(len(images), generator) < p
+def _coin(
+    images: torch.Tensor, p: float, generator: torch.Generator, groups: torch.Tensor | None
+) -> torch.Tensor:
+    chosen = _uniform(images, generator, groups) < p
     return chosen.view(-1, 1, 1, 1).to(images.device, non_blocking=True)
 
 
-def _uniform(n: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.rand(n, generator=generator, device=generator.device)
+def _uniform(
+    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None
+) -> torch.Tensor:
+    """One number per image, the same for images of one group."""
+    # There are no more groups than images, so that no device has to be asked how many.
+    numbers = torch.rand(len(images), generator=generator, device=generator.device)
+    return numbers if groups is None else numbers.to(groups.device, non_blocking=True)[groups]
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,145 @@
+"""What the training of every method shares: steps, logging, the optimiser's schedule."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+
+from rankbygene.module import SpotModule
+from rankbygene.train._scores import RunningPearson
+
+__all__ = ["Batch", "SpotPlan", "warmup_cosine"]
+
+Batch = Mapping[str, torch.Tensor]
+
+
+class SpotPlan(pl.LightningModule):
+    """Training of a :class:`~rankbygene.module.SpotModule` by a weighted sum of losses.
+
+    Subclasses say what the losses are and how spots are predicted.
+
+    Parameters
+    ----------
+    module
+        The networks.
+    weights
+        Weight of each loss; that of expression is called ``"expression"``.
+    lr, weight_decay
+        Of AdamW.
+    warmup
+        Share of the steps over which the learning rate rises before it falls along a cosine.
+        None keeps it constant.
+    seed
+        Of every random choice.
+    """
+
+    def __init__(
+        self,
+        module: SpotModule,
+        *,
+        weights: Mapping[str, float],
+        lr: float,
+        weight_decay: float,
+        warmup: float | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.weights = dict(weights)
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.seed = seed
+        self.generator = torch.Generator().manual_seed(seed)
+        self.running_pearson = RunningPearson()
+
+    @abstractmethod
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute every term that has a weight, unweighted, for one batch."""
+
+    @abstractmethod
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give true and predicted expression of the spots, where it was measured, and their slide."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the parameters to optimise, in groups with settings of their own."""
+        return [{"params": list(self.module.parameters()), "lr": self.lr}]
+
+    def n_spots(self, batch: Batch) -> int:
+        """Count the spots whose losses a batch holds."""
+        return len(batch["image"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return the loss and its terms."""
+        terms = self.losses(batch, self.generator)
+        loss = self._weighted(terms)
+        self._log("train", loss, terms, self.n_spots(batch))
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Make every epoch's validation see the same views and triplets."""
+        self.validation_generator = torch.Generator().manual_seed(self.seed)
+        self.running_pearson.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses; collect predictions."""
+        terms = self.losses(batch, self.validation_generator)
+        self._log("validation", self._weighted(terms), terms, self.n_spots(batch))
+        if self.weights["expression"]:
+            self.running_pearson.update(*self.judge(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean Pearson correlation per gene of the predictions."""
+        if self.weights["expression"]:
+            self.log("validation_pearson", self.running_pearson.compute(), on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed fit needs beside the weights."""
+        checkpoint["generator"] = self.generator.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written."""
+        self.generator.set_state(checkpoint["generator"])
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, by default with a warm-up and half a cosine."""
+        optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=self.weight_decay)
+        if self.warmup is None:
+            return optimizer
+        return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
+
+    def _expression_error(
+        self, standardized: torch.Tensor, expression: torch.Tensor, measured: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean squared error of standardised genes, where they were measured."""
+        error = F.mse_loss(standardized, self.module.standardize(expression), reduction="none")
+        return (error * measured).sum() / measured.sum().clamp(min=1)
+
+    def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+    def _log(
+        self, part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], size: int
+    ) -> None:
+        values = {f"{part}_{name}": term for name, term in terms.items()}
+        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+
+
+def with_warmup(optimizer: torch.optim.Optimizer, warmup: float, n_steps: int) -> dict[str, Any]:
+    """Let the learning rate rise over a share of the steps, then fall, in Lightning's terms."""
+    factor = partial(warmup_cosine, n_warmup=round(warmup * n_steps), n_steps=n_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def warmup_cosine(step: int, *, n_warmup: int, n_steps: int) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup))) / 2

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankbygene.data import ExpressionBank, NeighbourhoodDataModule, compact_patches, nearest_spots
+from rankbygene.errors import InputValueError
+
+SIDE = 14
+N = SIDE * SIDE + 5
+GRID = np.stack(np.divmod(np.arange(SIDE * SIDE), SIDE), axis=1) * 200.0
+FEW = np.array([[0.0, 0], [200, 0], [0, 200], [200, 200], [400, 0]])
+
+
+def make(split=None, **kwargs):
+    """Two slides, a square of 196 spots and one of five; every pixel is the number of the row."""
+    slide = np.repeat([0, 1], [SIDE * SIDE, 5])
+    expression = ExpressionBank(
+        values=np.arange(N * 2, dtype=np.float32).reshape(N, 2),
+        measured=np.ones((2, 2), bool),
+        slide_of_row=slide,
+        genes=("a", "b"),
+        slides=("A", "B"),
+    )
+    bank = np.broadcast_to(np.arange(N).astype(np.uint8)[:, None, None, None], (N, 3, 2, 2))
+    return NeighbourhoodDataModule(
+        bank, expression, {"train": np.arange(N)} if split is None else split, [GRID, FEW], **kwargs
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    n_obs=st.integers(1, 30),
+    n=st.integers(1, 12),
+    spread=st.integers(1, 6),  # small grids hold several spots at one place
+    seed=st.integers(0, 99),
+)
+def test_the_nearest_start_with_the_spot_itself_and_hold_none_twice(n_obs, n, spread, seed) -> None:
+    centers = np.random.default_rng(seed).integers(0, spread, (n_obs, 2)).astype(float)
+    index = nearest_spots(centers, n)
+    assert index.shape == (n_obs, n)
+    np.testing.assert_array_equal(index[:, 0], np.arange(n_obs))
+    distance = np.linalg.norm(centers[:, None] - centers, axis=2)
+    for row, own in enumerate(index):
+        known = own[own >= 0]
+        assert len(known) == len(set(known)) == min(n, n_obs)
+        assert (own[len(known) :] == -1).all()
+        near = np.sort(distance[row])[: len(known)]
+        np.testing.assert_allclose(distance[row, known], near)
+
+
+def test_nine_on_a_square_lattice_are_its_window() -> None:
+    index = nearest_spots(GRID, 9)
+    inside = 5 * SIDE + 5
+    window = {inside + SIDE * r + c for r in (-1, 0, 1) for c in (-1, 0, 1)}
+    assert set(index[inside]) == window
+    with pytest.raises(InputValueError, match="at least 1"):
+        nearest_spots(GRID, 0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(n=st.integers(1, 200), size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_patches_hold_every_point_once(n, size, seed) -> None:
+    rng = np.random.default_rng(seed)
+    patches = compact_patches(rng.normal(size=(n, 2)), size, rng)
+    assert sorted(np.concatenate(patches)) == list(range(n))
+    assert len(patches) == -(-n // size)
+    sizes = [len(patch) for patch in patches]
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_a_batch_holds_each_tile_of_a_patch_once_and_says_where_neighbours_are() -> None:
+    module = make(batch_size=64, patch_size=32)
+    loader = module.train_dataloader()
+    seen, n_tiles = [], 0
+    for batch in loader:
+        spot, places, patch = (batch[key].numpy() for key in ("spot", "neighbours", "patch"))
+        np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], spot.astype(np.uint8))
+        np.testing.assert_array_equal(batch["expression"][:, 0], 2 * spot)
+        assert len(np.unique(np.stack([patch, spot]), axis=1).T) == len(spot)
+        for own in places:
+            own = own[own >= 0]
+            assert len(set(patch[own])) == 1
+            row = spot[own[0]]
+            near = nearest_spots(GRID)[row] if row < SIDE**2 else nearest_spots(FEW)[row - SIDE**2]
+            near = near[near >= 0] + (0 if row < SIDE**2 else SIDE**2)
+            np.testing.assert_array_equal(spot[own], near)
+        seen.append(spot[places[:, 0]])
+        n_tiles += len(spot)
+    assert sorted(np.concatenate(seen)) == list(range(N))
+    assert n_tiles < 2 * N
+    assert len(seen) == len(loader) == 4
+
+
+def test_epochs_differ_and_a_seed_repeats_them() -> None:
+    def epochs(seed):
+        module = make(seed=seed)
+        return [[batch["spot"].tolist() for batch in module.train_dataloader()] for _ in range(2)]
+
+    first, again, other = epochs(0), epochs(0), epochs(1)
+    assert first == again
+    assert first != other
+    assert first[0] != first[1]
+
+
+def test_neighbours_across_the_split_are_missing() -> None:
+    held_out = np.flatnonzero(GRID[:, 0] >= 2000)
+    rest = np.setdiff1d(np.arange(N), held_out)
+    module = make({"train": rest, "validation": held_out})
+    train, validation = module.train_dataloader(), module.val_dataloader()
+    for loader, rows in ((train, rest), (validation, held_out)):
+        batches = list(loader)
+        assert set(np.concatenate([batch["spot"] for batch in batches])) == set(rows)
+        assert any((batch["neighbours"] == -1).any() for batch in batches)
+    first, second = ([batch["spot"].tolist() for batch in validation] for _ in range(2))
+    assert first == second
+
+
+def test_alone_there_is_one_tile_per_spot() -> None:
+    module = make({"train": np.arange(N - 20), "test": np.arange(N - 20, N)}, n=1, patch_size=1)
+    for batch in module.train_dataloader():
+        assert batch["neighbours"].tolist() == [[i] for i in range(len(batch["spot"]))]
+    (test,) = list(module.test_dataloader())
+    assert test["spot"][test["neighbours"][:, 0]].tolist() == list(range(N - 20, N))
+
+
+def test_sizes_are_checked() -> None:
+    with pytest.raises(InputValueError, match="patch_size is 65"):
+        make(patch_size=65)
+    with pytest.raises(InputValueError, match="1 and batch_size"):
+        make(patch_size=0)
