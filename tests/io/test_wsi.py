@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
@@ -155,6 +157,71 @@ def test_a_slide_without_spots_is_predicted_and_drawn(
     )
     assert axes.shape == (1, 2)
     assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_an_interruption_leaves_the_slide_as_it_was(
+    tmp_path: Path, picture: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdata = rbg.io.read_wsi(write_svs(tmp_path / "slide.svs", picture))
+    rbg.io.write_sdata(sdata, tmp_path / "slide.zarr")
+    backed = SpatialData.read(tmp_path / "slide.zarr")
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "slide.zarr").rglob("*")}
+
+    def stop(images: Any) -> None:
+        raise KeyboardInterrupt
+
+    for slide in (sdata, backed):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(model, "_apply", stop)
+            model.predict_slide(slide)
+        assert [name for _, name, _ in slide.gen_elements()] == ["slide_image"]
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "slide.zarr").rglob("*")} == files
+    model.predict_slide(backed)
+    assert np.isfinite(backed.tables["rankbygene"].X).all()
+
+
+def test_ten_thousand_tiles_pass_through_little_memory(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, across = 64, 100
+    size = side * across
+
+    def stored_tiles() -> Any:
+        for start in range(0, size, 256):
+            for left in range(0, size, 256):
+                y, x = np.indices((256, 256), np.uint16)
+                red, green = (x + left) // side, (y + start) // side
+                yield np.stack([red, 100 + green, np.zeros_like(red)], 2).astype(np.uint8)
+
+    tifffile.imwrite(
+        tmp_path / "slide.tif",
+        stored_tiles(),
+        shape=(size, size, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        photometric="rgb",
+        metadata=None,
+    )
+    sdata = rbg.io.read_wsi(tmp_path / "slide.tif", um_per_px=112 / side)
+
+    def colours(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        means = images.float().mean((2, 3))
+        return {"latent": means, "expression": means[:, :1].expand(-1, len(model.genes))}
+
+    monkeypatch.setattr(model, "_apply", colours)
+    rbg.pp.tile_tissue(sdata)
+    tracemalloc.start()
+    try:
+        model.predict_slide(sdata, shapes_key="tissue_tiles")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    table = sdata.tables["rankbygene"]
+    assert table.n_obs == across**2
+    column, row = np.floor(table.obsm["spatial"] / side).T
+    np.testing.assert_array_equal(table.obsm["X_rankbygene"][:, 0], column)
+    np.testing.assert_array_equal(table.obsm["X_rankbygene"][:, 1], 100 + row)
+    assert peak < size**2 * 3 / 3, peak
 
 
 def test_pixels_are_read_at_the_right_place_and_scale(tmp_path: Path, picture: Any) -> None:
