@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
@@ -94,12 +96,26 @@ def test_openslide_reads_the_same_pixels(tmp_path: Path, picture: Any) -> None:
     from rankbygene.io._tiff import open_tiff
 
     path = write_svs(tmp_path / "slide.svs", picture, compression="jpeg")
-    ours, theirs = open_tiff(path), open_with_openslide(path)
+    ours, theirs = open_tiff(path), open_with_openslide(path, "")
     assert ours.um_per_px == theirs.um_per_px == (MPP, MPP)
     assert [level.shape for level in ours.levels] == [level.shape for level in theirs.levels]
     for mine, other in zip(ours.levels, theirs.levels, strict=True):
         difference = mine.compute().astype(int) - other.compute()
         assert np.abs(difference).max() <= 3  # two decoders of JPEG
+
+
+def test_colours_that_tifffile_leaves_as_they_are_stored(
+    tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openslide")
+    stored = np.asarray(Image.fromarray(picture).convert("YCbCr"))
+    path = write_svs(tmp_path / "slide.svs", stored, compression=33003)
+    sdata = rbg.io.read_wsi(path)
+    pixels = level_array(sdata.images["slide_image"], 0).compute().transpose(1, 2, 0)
+    assert np.abs(pixels.astype(int) - picture).max() <= 3  # rounded there and back
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(ValueError, match=r"slide\.svs holds YCbCr.*pip install openslide"):
+        rbg.io.read_wsi(path)
 
 
 def test_nothing_is_decoded_before_it_is_needed(
@@ -260,8 +276,6 @@ def test_an_unknown_scale_is_refused(tmp_path: Path, picture: Any, caplog: Any) 
 
 
 def test_an_ordinary_picture_needs_its_scale(tmp_path: Path, picture: Any) -> None:
-    from PIL import Image
-
     Image.fromarray(picture).save(tmp_path / "7.png")
     with pytest.raises(ValueError, match="um_per_px"):
         rbg.io.read_wsi(tmp_path / "7.png")
@@ -285,6 +299,6 @@ def test_what_is_no_slide_is_named(tmp_path: Path, picture: Any, monkeypatch: An
     with pytest.raises(ValueError, match=r"cut\.svs"):
         rbg.io.read_wsi(tmp_path / "cut.svs")
     (tmp_path / "slide.mrxs").write_bytes(b"no slide")
-    monkeypatch.setitem(__import__("sys").modules, "openslide", None)
+    monkeypatch.setitem(sys.modules, "openslide", None)
     with pytest.raises(ValueError, match=r"slide\.mrxs is not a TIFF.*pip install openslide"):
         rbg.io.read_wsi(tmp_path / "slide.mrxs")
