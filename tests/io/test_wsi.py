@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
+from PIL import Image
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
@@ -92,12 +96,26 @@ def test_openslide_reads_the_same_pixels(tmp_path: Path, picture: Any) -> None:
     from rankbygene.io._tiff import open_tiff
 
     path = write_svs(tmp_path / "slide.svs", picture, compression="jpeg")
-    ours, theirs = open_tiff(path), open_with_openslide(path)
+    ours, theirs = open_tiff(path), open_with_openslide(path, "")
     assert ours.um_per_px == theirs.um_per_px == (MPP, MPP)
     assert [level.shape for level in ours.levels] == [level.shape for level in theirs.levels]
     for mine, other in zip(ours.levels, theirs.levels, strict=True):
         difference = mine.compute().astype(int) - other.compute()
         assert np.abs(difference).max() <= 3  # two decoders of JPEG
+
+
+def test_colours_that_tifffile_leaves_as_they_are_stored(
+    tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openslide")
+    stored = np.asarray(Image.fromarray(picture).convert("YCbCr"))
+    path = write_svs(tmp_path / "slide.svs", stored, compression=33003)
+    sdata = rbg.io.read_wsi(path)
+    pixels = level_array(sdata.images["slide_image"], 0).compute().transpose(1, 2, 0)
+    assert np.abs(pixels.astype(int) - picture).max() <= 3  # rounded there and back
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(ValueError, match=r"slide\.svs holds YCbCr.*pip install openslide"):
+        rbg.io.read_wsi(path)
 
 
 def test_nothing_is_decoded_before_it_is_needed(
@@ -157,6 +175,71 @@ def test_a_slide_without_spots_is_predicted_and_drawn(
     assert (tmp_path / "map.png").stat().st_size > 10_000
 
 
+def test_an_interruption_leaves_the_slide_as_it_was(
+    tmp_path: Path, picture: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdata = rbg.io.read_wsi(write_svs(tmp_path / "slide.svs", picture))
+    rbg.io.write_sdata(sdata, tmp_path / "slide.zarr")
+    backed = SpatialData.read(tmp_path / "slide.zarr")
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "slide.zarr").rglob("*")}
+
+    def stop(images: Any) -> None:
+        raise KeyboardInterrupt
+
+    for slide in (sdata, backed):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(model, "_apply", stop)
+            model.predict_slide(slide)
+        assert [name for _, name, _ in slide.gen_elements()] == ["slide_image"]
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "slide.zarr").rglob("*")} == files
+    model.predict_slide(backed)
+    assert np.isfinite(backed.tables["rankbygene"].X).all()
+
+
+def test_ten_thousand_tiles_pass_through_little_memory(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side, across = 64, 100
+    size = side * across
+
+    def stored_tiles() -> Any:
+        for start in range(0, size, 256):
+            for left in range(0, size, 256):
+                y, x = np.indices((256, 256), np.uint16)
+                red, green = (x + left) // side, (y + start) // side
+                yield np.stack([red, 100 + green, np.zeros_like(red)], 2).astype(np.uint8)
+
+    tifffile.imwrite(
+        tmp_path / "slide.tif",
+        stored_tiles(),
+        shape=(size, size, 3),
+        dtype=np.uint8,
+        tile=(256, 256),
+        photometric="rgb",
+        metadata=None,
+    )
+    sdata = rbg.io.read_wsi(tmp_path / "slide.tif", um_per_px=112 / side)
+
+    def colours(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        means = images.float().mean((2, 3))
+        return {"latent": means, "expression": means[:, :1].expand(-1, len(model.genes))}
+
+    monkeypatch.setattr(model, "_apply", colours)
+    rbg.pp.tile_tissue(sdata)
+    tracemalloc.start()
+    try:
+        model.predict_slide(sdata, shapes_key="tissue_tiles")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    table = sdata.tables["rankbygene"]
+    assert table.n_obs == across**2
+    column, row = np.floor(table.obsm["spatial"] / side).T
+    np.testing.assert_array_equal(table.obsm["X_rankbygene"][:, 0], column)
+    np.testing.assert_array_equal(table.obsm["X_rankbygene"][:, 1], 100 + row)
+    assert peak < size**2 * 3 / 3, peak
+
+
 def test_pixels_are_read_at_the_right_place_and_scale(tmp_path: Path, picture: Any) -> None:
     from rankbygene.data import TileReader, frame_from_shapes
 
@@ -193,8 +276,6 @@ def test_an_unknown_scale_is_refused(tmp_path: Path, picture: Any, caplog: Any) 
 
 
 def test_an_ordinary_picture_needs_its_scale(tmp_path: Path, picture: Any) -> None:
-    from PIL import Image
-
     Image.fromarray(picture).save(tmp_path / "7.png")
     with pytest.raises(ValueError, match="um_per_px"):
         rbg.io.read_wsi(tmp_path / "7.png")
@@ -218,6 +299,6 @@ def test_what_is_no_slide_is_named(tmp_path: Path, picture: Any, monkeypatch: An
     with pytest.raises(ValueError, match=r"cut\.svs"):
         rbg.io.read_wsi(tmp_path / "cut.svs")
     (tmp_path / "slide.mrxs").write_bytes(b"no slide")
-    monkeypatch.setitem(__import__("sys").modules, "openslide", None)
+    monkeypatch.setitem(sys.modules, "openslide", None)
     with pytest.raises(ValueError, match=r"slide\.mrxs is not a TIFF.*pip install openslide"):
         rbg.io.read_wsi(tmp_path / "slide.mrxs")

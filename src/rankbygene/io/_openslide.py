@@ -1,4 +1,4 @@
-"""Slides that only OpenSlide reads, such as MIRAX and DICOM, as lazy arrays."""
+"""Slides that only OpenSlide reads as they look, such as MIRAX and DICOM, as lazy arrays."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 _CHUNK = 1024
 
 
-def open_with_openslide(path: Path) -> Pyramid:
+def open_with_openslide(path: Path, obstacle: str) -> Pyramid:
     """Open a slide with OpenSlide, if it is installed.
+
+    Parameters
+    ----------
+    path
+        The slide.
+    obstacle
+        Why it is not read otherwise, as part of a sentence.
 
     Raises
     ------
@@ -31,14 +38,14 @@ def open_with_openslide(path: Path) -> Pyramid:
         import openslide
     except ImportError as error:
         msg = (
-            f"{path} is not a TIFF file; other slides are read with OpenSlide (LGPL-2.1), which is "
-            "not installed: `pip install openslide-python openslide-bin`"
+            f"{path} {obstacle}; such slides are read with OpenSlide (LGPL-2.1), which is not "
+            "installed: `pip install openslide-python openslide-bin`"
         )
         raise InputValueError(msg) from error
     try:
         slide = openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        msg = f"{path} is neither a TIFF file nor a slide that OpenSlide can read: {error}"
+        msg = f"{path} {obstacle}, and OpenSlide cannot read it: {error}"
         raise InputValueError(msg) from error
     levels = [_Level(slide, i) for i in range(slide.level_count)]
     arrays: list[Any] = [

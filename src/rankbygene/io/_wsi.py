@@ -41,8 +41,9 @@ def read_wsi(
     """Open a whole-slide image.
 
     TIFF files are read with tifffile: Aperio ``.svs``, Hamamatsu ``.ndpi``, Leica ``.scn``, OME-TIFF,
-    and generic ones, with a pyramid or without. Other slides, such as MIRAX ``.mrxs`` and DICOM, and
-    Ventana's ``.bif`` need OpenSlide :cite:p:`goode2013openslide`, which is used where it is installed.
+    and generic ones, with a pyramid or without. Other slides, such as MIRAX ``.mrxs`` and DICOM, Ventana's
+    ``.bif``, and older Aperio files in JPEG 2000 with YCbCr colours, need OpenSlide
+    :cite:p:`goode2013openslide`, which is used where it is installed.
     Pixels stay in the file until they are asked for. Only ``.jpg`` and ``.png``, which have no parts that
     could be read alone, are decoded into memory.
 
@@ -89,14 +90,22 @@ def read_wsi(
 def _open(path: Path) -> Pyramid:
     try:
         with tifffile.TiffFile(path) as tif:
-            # Overlapping tiles, which tifffile does not put together.
-            tiled_with_overlap = tif.is_bif
+            obstacle = _obstacle(tif)
     except tifffile.TiffFileError:
         if path.suffix.lower() in _PICTURES:
             pixels = da.from_array(read_image(path), chunks=(3, 1024, 1024))  # type: ignore[no-untyped-call]
             return Pyramid([pixels], None, "a picture without it")
-        return open_with_openslide(path)
-    return open_with_openslide(path) if tiled_with_overlap else open_tiff(path)
+        obstacle = "is not a TIFF file"
+    return open_tiff(path) if obstacle is None else open_with_openslide(path, obstacle)
+
+
+def _obstacle(tif: tifffile.TiffFile) -> str | None:
+    """Say what tifffile would read, but not as it looks."""
+    if tif.is_bif:
+        return "has tiles that overlap"
+    if tif.pages.first.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC:
+        return "holds YCbCr colours in JPEG 2000"
+    return None
 
 
 def _pixel_size(pyramid: Pyramid, um_per_px: float | None, path: Path) -> PixelSize:
