@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankbygene.data._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
 from rankbygene.data._bank import TileBank
 from rankbygene.data._datamodule import SpatialDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
@@ -19,12 +20,17 @@ from rankbygene.data._split import SpotSplit, split_spots
 from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
 
 __all__ = [
+    "ArrayBag",
+    "Bag",
+    "BagSetup",
     "ExpressionBank",
     "Normalization",
+    "PooledBag",
     "SpatialDataModule",
     "SpatialSetup",
     "SpotFrame",
     "SpotSplit",
+    "TableBag",
     "TileBank",
     "TilePlan",
     "TileReader",
@@ -37,6 +43,7 @@ __all__ = [
     "n_levels",
     "neighbour_graph",
     "plan_tiles",
+    "read_tiles",
     "resolve",
     "resize_tiles",
     "resolve_slides",
