@@ -5,6 +5,14 @@ from __future__ import annotations
 from rankbygene.nn import losses
 from rankbygene.nn._backbone import BackboneSpec, build_backbone
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
+from rankbygene.nn._mil import (
+    GatedAttention,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+    SeedAttention,
+    build_pooling,
+)
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._weights import read_tensors
@@ -14,9 +22,15 @@ __all__ = [
     "BackboneSpec",
     "ExpressionMLP",
     "FeatureScaling",
+    "GatedAttention",
+    "MaxPooling",
+    "MeanPooling",
     "PathologyBackbone",
+    "Pooling",
     "ResidualMLP",
+    "SeedAttention",
     "build_backbone",
+    "build_pooling",
     "losses",
     "orientations",
     "read_tensors",
