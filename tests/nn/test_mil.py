@@ -71,7 +71,7 @@ def test_a_bag_in_blocks_is_judged_like_a_whole(kind: Pooling) -> None:
     tiles = bags()[0][0]
     module.set_scale(tiles.mean(0), tiles.std(0))
     whole, weights = module(tiles[None], torch.ones(1, 7, dtype=torch.bool))
-    outputs, own = module.forward_stream(tiles.split(3))
+    outputs, own = module.judge(module.encode(tiles.split(3)))
     torch.testing.assert_close(outputs, whole[0])
     torch.testing.assert_close(own, weights[0])
 

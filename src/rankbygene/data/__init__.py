@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from rankbygene.data._bag_module import BagDataModule
 from rankbygene.data._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
 from rankbygene.data._bank import TileBank
+from rankbygene.data._cohort import Cohort, join_clinical, resolve_bags, sample_bags
 from rankbygene.data._datamodule import SpatialDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
+from rankbygene.data._folds import patient_folds
 from rankbygene.data._geometry import TilePlan, plan_tiles
 from rankbygene.data._images import level_array, level_to_system, n_levels
 from rankbygene.data._neighbors import lattice_kind, neighbour_graph, smoothing_operator
@@ -22,7 +25,9 @@ from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_
 __all__ = [
     "ArrayBag",
     "Bag",
+    "BagDataModule",
     "BagSetup",
+    "Cohort",
     "ExpressionBank",
     "Normalization",
     "PooledBag",
@@ -37,16 +42,20 @@ __all__ = [
     "crop_tiles",
     "expression_matrix",
     "frame_from_shapes",
+    "join_clinical",
     "lattice_kind",
     "level_array",
     "level_to_system",
     "n_levels",
     "neighbour_graph",
+    "patient_folds",
     "plan_tiles",
     "read_tiles",
     "resolve",
     "resize_tiles",
+    "resolve_bags",
     "resolve_slides",
+    "sample_bags",
     "smoothing_operator",
     "split_spots",
     "stream_tiles",

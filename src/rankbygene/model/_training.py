@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rankbygene.data import ExpressionBank, SpatialDataModule
+from rankbygene.data import BagDataModule, ExpressionBank, SpatialDataModule
 from rankbygene.metrics import pearson
 from rankbygene.model._inference import default_precision
 from rankbygene.model._random import forked_rng
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.model._base import BaseSpatialModel
+    from rankbygene.model._trained import TrainedModel
 
 
 def default_max_epochs(n_train: int) -> int:
@@ -47,9 +48,9 @@ def standardisation(
 
 
 def run_training(
-    model: BaseSpatialModel,
+    model: TrainedModel,
     plan: pl.LightningModule,
-    datamodule: SpatialDataModule,
+    datamodule: SpatialDataModule | BagDataModule,
     *,
     max_epochs: int,
     accelerator: str,
@@ -78,7 +79,7 @@ def run_training(
     # Lightning keeps the mode it finds, and results leave the module evaluating.
     model.module.train()
     with forked_rng(model.seed), warnings.catch_warnings():
-        # The bank is in memory: workers would copy it, so that none is right here.
+        # Banks and bags are read in this process: workers would copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # The teacher never trains.
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")

@@ -63,12 +63,15 @@ class SlideModule(nn.Module):
         pooled, weights = self.pooling(self.encoder(self.scale(features)), mask)
         return self.head(pooled), weights
 
-    def forward_stream(self, blocks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Judge one bag that comes in blocks ``[t, n_features]``: ``[n_outputs]`` and ``[T]``.
+    def encode(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Encode the tiles of a bag that comes in blocks ``[t, n_features]``: ``[T, n_hidden]``.
 
-        Only the encoded tiles, which are narrower, are held all at once.
+        Encoded tiles are narrower than features, and fit into memory where those would not.
         """
-        tiles = torch.cat([self.encoder(self.scale(block)) for block in blocks])[None]
-        mask = torch.ones(tiles.shape[:2], dtype=torch.bool, device=tiles.device)
-        pooled, weights = self.pooling(tiles, mask)
+        return torch.cat([self.encoder(self.scale(block)) for block in blocks])
+
+    def judge(self, tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Judge one bag of encoded tiles: outputs ``[n_outputs]``, tile weights ``[T]``."""
+        mask = torch.ones(1, len(tiles), dtype=torch.bool, device=tiles.device)
+        pooled, weights = self.pooling(tiles[None], mask)
         return self.head(pooled)[0], weights[0]

@@ -6,6 +6,7 @@ from rankbygene.train._callbacks import BestWeights, FiniteLoss
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
 from rankbygene.train._head import fit_head
 from rankbygene.train._plan import RELEASED, RankByGenePlan
+from rankbygene.train._slide_plan import SlidePlan
 from rankbygene.train._views import strong_view, weak_view
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "BestWeights",
     "FiniteLoss",
     "RankByGenePlan",
+    "SlidePlan",
     "default_momentum",
     "fit_head",
     "momentum_schedule",
