@@ -63,7 +63,7 @@ class BagDataModule(pl.LightningDataModule):
         *,
         train: ArrayLike,
         validation: ArrayLike = (),
-        batch_size: int = 32,
+        batch_size: int = 16,
         max_tiles: int = 2048,
         seed: int = 0,
         on_error: OnError = "raise",

@@ -63,7 +63,7 @@ def synthetic_cohort(
 
     Every patient has a burden. It sets the share of tiles that show the program, about 2 to 25 in a
     hundred; they lie together. The class is ``"high"`` where the burden, with a little noise, is
-    above its mean. The hazard doubles with every third of a standard deviation, and about four in
+    above its mean. The hazard doubles with every quarter of a standard deviation, and about four in
     ten patients are censored. Beside the program tiles are of four kinds of tissue, in shares that
     say nothing, and every slide is shifted as by its stain.
 
@@ -149,7 +149,7 @@ def _draw_patients(n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
     burden = rng.normal(size=n_patients)
     burden = (burden - burden.mean()) / max(burden.std(), 1e-9)
     high = burden + rng.normal(0, 0.15, n_patients) > 0
-    event_time = rng.exponential(36 * np.exp(-2.0 * burden))
+    event_time = rng.exponential(36 * np.exp(-3.0 * burden))
     censored_at = rng.uniform(6, 120, n_patients)
     # Months are recorded to a tenth, so that times tie as they do in practice.
     time = np.ceil(10 * np.minimum(event_time, censored_at)) / 10
@@ -167,8 +167,8 @@ def _draw_patients(n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
 def _draw_profiles(n_features: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Mean features of four kinds of tissue, and what the program adds, ``[5, n_features]``."""
     profiles = rng.normal(size=(5, n_features))
-    profiles *= np.array([1.5, 1.5, 1.5, 1.5, 5.0])[:, None] * np.sqrt(32 / n_features)
-    profiles[4] /= np.linalg.norm(profiles[4]) / 5.0
+    profiles[:4] *= 1.5 * np.sqrt(32 / n_features)
+    profiles[4] *= 8.0 / np.linalg.norm(profiles[4])
     return np.asarray(profiles)
 
 
@@ -192,7 +192,7 @@ def _draw_tiles(
     share = 0.02 + 0.23 / (1 + np.exp(-1.5 * burden))
     causal = np.zeros(len(coords), bool)
     causal[np.argsort(-fields[:, 4])[: max(1, round(share * len(coords)))]] = True
-    shift = rng.normal(0, 0.5, profiles.shape[1])
+    shift = rng.normal(0, 0.25, profiles.shape[1])
     noise = rng.normal(size=(len(coords), profiles.shape[1]))
     features = profiles[kind] + causal[:, None] * profiles[4] + shift + noise
     return features.astype(np.float32), causal

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from rankbygene.data._outcomes import check_labels
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.model._slide_model import SlideModel
 
@@ -112,10 +113,7 @@ class SlideClassifier(SlideModel):
         return len(self.classes)
 
     def _check_outcomes(self, clinical: pd.DataFrame) -> pd.DataFrame:
-        labels = clinical["label"]
-        if pd.api.types.is_float_dtype(labels) and (labels % 1 == 0).all():
-            labels = labels.astype(int)  # a column with a gap has become one of floats
-        return clinical.assign(label=labels.astype(str))
+        return check_labels(clinical)
 
     def _strata(self, outcomes: pd.DataFrame) -> pd.Series[str]:
         return outcomes["label"]

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from rankbygene.data._cohort import Slides
     from rankbygene.model._setup import SpatialDatas
 
-MAX_EPOCHS = 50
+# Small cohorts need more passes: about 500 steps of 16 patients, within limits.
+BAGS_SEEN = 8000
 
 
 class SlideModel(SlideFilesMixin):
@@ -134,7 +135,7 @@ class SlideModel(SlideFilesMixin):
         self,
         max_epochs: int | None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int = 16,
         max_tiles: int = 2048,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
@@ -152,7 +153,8 @@ class SlideModel(SlideFilesMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the patients (or slides), 50 by default.
+            Passes over the patients (or slides). By default as many as show about 8,000 of them,
+            between 20 and 100.
         batch_size
             Patients (or slides) per step. Cox's loss compares those of one step.
         max_tiles
@@ -195,7 +197,7 @@ class SlideModel(SlideFilesMixin):
             seed=self.seed,
             on_error=self.on_error,
         )
-        epochs = max_epochs or MAX_EPOCHS
+        epochs = max_epochs or int(np.clip(round(BAGS_SEEN / datamodule.n_train), 20, 100))
         settings = dict(plan_kwargs or {})
         self.training_params = {
             "max_epochs": epochs, "batch_size": batch_size, "max_tiles": max_tiles, **settings,

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from rankbygene.data._folds import survival_strata
-from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.data._outcomes import check_times
+from rankbygene.errors import InputValueError
 from rankbygene.model._slide_model import SlideModel
 from rankbygene.nn._survival import Ties, breslow_hazard
 from rankbygene.nn.losses import cox_loss, discrete_time_loss
@@ -172,25 +173,7 @@ class SlideSurvival(SlideModel):
         return pd.DataFrame(np.exp(-hazard), index=outputs.index, columns=list(times))
 
     def _check_outcomes(self, clinical: pd.DataFrame) -> pd.DataFrame:
-        time = pd.to_numeric(clinical["time"], errors="coerce").astype(float)
-        event = clinical["event"]
-        # A column with a gap holds objects even where its values are bool.
-        event = event.infer_objects()
-        if not (pd.api.types.is_numeric_dtype(event) and event.isin([0, 1]).all()):
-            values = list(pd.unique(event))[:5]
-            msg = (
-                f"the event column {self.columns['event']!r} holds {values}; it needs True (seen) "
-                "or False (censored), or 1 and 0"
-            )
-            raise InputTypeError(msg)
-        bad = clinical.index[~(np.isfinite(time) & (time > 0))]
-        if len(bad):
-            msg = (
-                f"{len(bad)} slides have a time that is not a positive number "
-                f"(first: {', '.join(map(str, bad[:3]))}); correct {self.columns['time']!r}"
-            )
-            raise InputValueError(msg)
-        return clinical.assign(time=time, event=event.astype(bool))
+        return check_times(clinical, self.columns)
 
     def _strata(self, outcomes: pd.DataFrame) -> pd.Series[str]:
         return survival_strata(outcomes["time"], outcomes["event"])

@@ -34,16 +34,15 @@ class GatedAttention(nn.Module):
     a tile, to bags ``[B, n_in]`` and weights ``[B, T]`` that sum to one over the tiles of a bag.
     """
 
-    def __init__(self, n_in: int, n_attention: int = 128, dropout: float = 0.0) -> None:
+    def __init__(self, n_in: int, n_attention: int = 128) -> None:
         super().__init__()
         self.tanh = nn.Linear(n_in, n_attention)
         self.gate = nn.Linear(n_in, n_attention)
-        self.dropout = nn.Dropout(dropout)
         self.score = nn.Linear(n_attention, 1)
 
     def forward(self, tiles: torch.Tensor, mask: torch.Tensor) -> Pooled:
         gated = torch.tanh(self.tanh(tiles)) * torch.sigmoid(self.gate(tiles))
-        weights = _softmax(self.score(self.dropout(gated)).squeeze(-1), mask)
+        weights = _softmax(self.score(gated).squeeze(-1), mask)
         return _weighted(weights, tiles), weights
 
 
@@ -110,7 +109,7 @@ def build_pooling(kind: Pooling, n_in: int, *, dropout: float = 0.0) -> nn.Modul
         The name is not known.
     """
     if kind == "attention":
-        return GatedAttention(n_in, dropout=dropout)
+        return GatedAttention(n_in, n_attention=n_in)
     if kind == "transformer":
         return SeedAttention(n_in, dropout=dropout)
     if kind == "mean":
