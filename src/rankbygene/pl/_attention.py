@@ -167,7 +167,7 @@ def _weights(frame: SpotFrame, key: str) -> NDArray[np.float32]:
             "slides first, or pass the `key` you wrote to"
         )
         raise InputKeyError(msg)
-    weights = frame.table.obs[column].to_numpy(np.float32)[frame.rows]
+    weights: NDArray[np.float32] = frame.table.obs[column].to_numpy(np.float32)[frame.rows]
     if not np.isfinite(weights).all():
         msg = f"slide {frame.slide!r} has no weights in {column!r}; annotate it first"
         raise InputValueError(msg)

@@ -170,10 +170,10 @@ def survival_curve(
     """Kaplan-Meier estimate: times of events, survival from each on, and Greenwood's sum."""
     times, deaths = np.unique(time[event], return_counts=True)
     at_risk = len(time) - np.searchsorted(np.sort(time), times, side="left")
-    survival = np.cumprod(1 - deaths / at_risk)
+    survival = np.cumprod(1 - deaths / at_risk, dtype=np.float64)
     with np.errstate(divide="ignore"):
         greenwood = np.cumsum(deaths / (at_risk * (at_risk - deaths)))
-    return times, survival, greenwood
+    return times, np.asarray(survival, np.float64), np.asarray(greenwood, np.float64)
 
 
 def _interval(
@@ -198,7 +198,7 @@ def _draw_survival(
     ends = [
         np.concatenate([[1.0], side, side[-1:] if len(side) else [1.0]]) for side in (low, high)
     ]
-    ax.fill_between(x, *ends, step="post", color=color, alpha=0.12, linewidth=0)
+    ax.fill_between(x, ends[0], ends[1], step="post", color=color, alpha=0.12, linewidth=0)
     censored = time[~event]
     height = y[np.searchsorted(times, censored, side="right")]
     ax.plot(censored, height, linestyle="none", marker="|", color=color, markersize=6)
