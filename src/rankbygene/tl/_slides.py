@@ -202,7 +202,8 @@ class _Judge:
 
     def add(self, features: str, method: str, predicted: Predictions) -> None:
         """Score predictions of all patients."""
-        values, folds = predicted.to_numpy(np.float64), self.folds.to_numpy(np.int64)
+        values = predicted.to_numpy(np.float64)
+        folds: NDArray[np.int64] = np.asarray(self.folds, np.int64)
         scores = (
             class_scores(self.outcomes["label"].to_numpy(object), values, self.classes)
             if self.task == "classification"
