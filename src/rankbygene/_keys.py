@@ -46,3 +46,8 @@ class Keys:
     def params(self) -> str:
         """Key in ``.uns``: provenance."""
         return f"{self.prefix}_params"
+
+    @property
+    def attention(self) -> str:
+        """Column of ``.obs``: weight of each tile in its slide, float32, sums to 1 over a slide."""
+        return f"{self.prefix}_attention"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from rankbygene.data._bag_module import BagDataModule
+from rankbygene.data._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
 from rankbygene.data._bank import TileBank
+from rankbygene.data._cohort import Cohort, join_clinical, resolve_bags, sample_bags
 from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
+from rankbygene.data._folds import patient_folds
 from rankbygene.data._geometry import TilePlan, plan_tiles
 from rankbygene.data._images import level_array, level_to_system, n_levels
 from rankbygene.data._neighbors import (
@@ -16,24 +20,26 @@ from rankbygene.data._neighbors import (
     spot_spacing,
 )
 from rankbygene.data._neighbourhoods import NeighbourhoodDataModule, compact_patches
-from rankbygene.data._samples import (
-    SpatialSetup,
-    SpotFrame,
-    frame_from_shapes,
-    resolve,
-)
+from rankbygene.data._samples import SpatialSetup, SpotFrame, frame_from_shapes, resolve
 from rankbygene.data._slides import resolve_slides
 from rankbygene.data._split import SpotSplit, split_spots
 from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
 
 __all__ = [
+    "ArrayBag",
+    "Bag",
+    "BagDataModule",
+    "BagSetup",
+    "Cohort",
     "ExpressionBank",
     "NeighbourhoodDataModule",
     "Normalization",
+    "PooledBag",
     "SpatialDataModule",
     "SpatialSetup",
     "SpotFrame",
     "SpotSplit",
+    "TableBag",
     "TileBank",
     "TileDataModule",
     "TilePlan",
@@ -42,6 +48,7 @@ __all__ = [
     "crop_tiles",
     "expression_matrix",
     "frame_from_shapes",
+    "join_clinical",
     "lattice_kind",
     "level_array",
     "level_to_system",
@@ -49,10 +56,14 @@ __all__ = [
     "n_levels",
     "nearest_spots",
     "neighbour_graph",
+    "patient_folds",
     "plan_tiles",
-    "resolve",
+    "read_tiles",
     "resize_tiles",
+    "resolve",
+    "resolve_bags",
     "resolve_slides",
+    "sample_bags",
     "smoothing_operator",
     "split_spots",
     "spot_spacing",

@@ -101,49 +101,76 @@ def synthetic(
         )
         raise InputValueError(msg)
     n_patients = n_patients or -(-n_slides // 2)
-    genes = _draw_genes(n_genes, np.random.default_rng([seed, 0]))
-    slides = []
-    for number in range(n_slides):
-        patient = number % n_patients
-        rng = np.random.default_rng([seed, 1, patient])
-        programs = RandomFields.draw(len(PROGRAMS) + 1, _LENGTH_UM, rng)
-        patient_effect = 0.25 * noise * rng.normal(size=n_genes)
-        rng = np.random.default_rng([seed, 2, number])
-        slide = Slide(
-            programs=programs,
-            nuisance=RandomFields.draw(3, _LENGTH_UM, rng),
-            shift=RandomFields.draw(2, 2 * _LENGTH_UM, rng),
-            shift_um=40.0 * (number >= n_patients),
-            stain=rng.normal(0, 9.0, 3),
+    genes = draw_genes(n_genes, np.random.default_rng([seed, 0]))
+    return [
+        draw_slide(
+            number,
+            number % n_patients,
+            n_patients,
+            genes,
+            n_spots=n_spots,
+            layout=layout,
+            um_per_px=um_per_px,
+            noise=noise,
+            depth=depth,
+            scale_factors=scale_factors,
+            seed=seed,
         )
-        effect = patient_effect + 0.15 * noise * rng.normal(size=n_genes)
-        name = f"slide_{number}"
-        index, centers = _lattice(n_spots, layout)
-        # No two slides lie on the array in quite the same way.
-        centers = centers + rng.uniform(0, 40, 2)
-        table = _count_table(slide, genes, centers, effect, noise, depth, rng)
-        table.obs["patient"] = pd.Categorical([f"patient_{patient}"] * n_spots)
-        table.obs["slide"] = pd.Categorical([name] * n_spots)
-        table.obs["array_row"], table.obs["array_col"] = index.T
-        shape = tuple(
-            int(size) for size in np.ceil((centers.max(0) + _MARGIN_UM) / um_per_px)[::-1]
-        )
-        image = draw_tissue(slide, (shape[0], shape[1]), um_per_px, centers, rng)
-        slides.append(
-            assemble(
-                name,
-                image,
-                centers / um_per_px,
-                table,
-                um_per_px=um_per_px,
-                spot_diameter_um=SPOT_UM,
-                scale_factors=scale_factors,
-            )
-        )
-    return slides
+        for number in range(n_slides)
+    ]
 
 
-def _draw_genes(n_genes: int, rng: np.random.Generator) -> Genes:
+def draw_slide(
+    number: int,
+    patient: int,
+    n_patients: int,
+    genes: Genes,
+    *,
+    n_spots: int,
+    layout: str,
+    um_per_px: float,
+    noise: float,
+    depth: float,
+    scale_factors: Sequence[int] | None,
+    seed: int,
+    level: NDArray[np.float64] | float = 0.0,
+) -> SpatialData:
+    """Make slide ``number`` as :func:`synthetic` does; ``level`` raises the patient's programs."""
+    rng = np.random.default_rng([seed, 1, patient])
+    programs = RandomFields.draw(len(PROGRAMS) + 1, _LENGTH_UM, rng)
+    patient_effect = 0.25 * noise * rng.normal(size=genes.base.size)
+    rng = np.random.default_rng([seed, 2, number])
+    slide = Slide(
+        programs=programs,
+        nuisance=RandomFields.draw(3, _LENGTH_UM, rng),
+        shift=RandomFields.draw(2, 2 * _LENGTH_UM, rng),
+        shift_um=40.0 * (number >= n_patients),
+        stain=rng.normal(0, 9.0, 3),
+        level=level,
+    )
+    effect = patient_effect + 0.15 * noise * rng.normal(size=genes.base.size)
+    name = f"slide_{number}"
+    index, centers = _lattice(n_spots, layout)
+    # No two slides lie on the array in quite the same way.
+    centers = centers + rng.uniform(0, 40, 2)
+    table = _count_table(slide, genes, centers, effect, noise, depth, rng)
+    table.obs["patient"] = pd.Categorical([f"patient_{patient}"] * n_spots)
+    table.obs["slide"] = pd.Categorical([name] * n_spots)
+    table.obs["array_row"], table.obs["array_col"] = index.T
+    shape = tuple(int(size) for size in np.ceil((centers.max(0) + _MARGIN_UM) / um_per_px)[::-1])
+    image = draw_tissue(slide, (shape[0], shape[1]), um_per_px, centers, rng)
+    return assemble(
+        name,
+        image,
+        centers / um_per_px,
+        table,
+        um_per_px=um_per_px,
+        spot_diameter_um=SPOT_UM,
+        scale_factors=scale_factors,
+    )
+
+
+def draw_genes(n_genes: int, rng: np.random.Generator) -> Genes:
     n_programs = len(PROGRAMS)
     kind = np.arange(n_genes) % 10
     image_driven = kind < 6

@@ -32,11 +32,12 @@ class Slide:
     shift: RandomFields  # how this serial section is displaced against the first
     shift_um: float
     stain: NDArray[np.float64]  # [3] colour cast of the whole slide
+    level: NDArray[np.float64] | float = 0.0  # [n_programs] how much more of each there is
 
     def program_values(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Activity in [0, 1] of each program at points ``[n, 2]``: ``[n, n_programs]``."""
         moved = points + self.shift_um * self.shift.at(points)
-        return 1 / (1 + np.exp(-1.8 * self.programs.at(moved)))
+        return np.asarray(1 / (1 + np.exp(-1.8 * (self.programs.at(moved) + self.level))))
 
 
 def draw_tissue(

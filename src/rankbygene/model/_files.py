@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +11,14 @@ import torch
 
 from rankbygene.data import Normalization, SpatialSetup, SpotSplit, resolve_slides, split_spots
 from rankbygene.errors import InputKeyError, InputValueError
-from rankbygene.io import atomic_directory
+from rankbygene.model._folder import (
+    load_module,
+    module_tensors,
+    read_history,
+    read_record,
+    read_tensors,
+    write_folder,
+)
 from rankbygene.model._record import model_record
 from rankbygene.model._setup import recall_setup
 from rankbygene.model._state import ModelState, spot_ids
@@ -23,8 +28,6 @@ from rankbygene.pp import check_panel
 if TYPE_CHECKING:
     from rankbygene.model._setup import SpatialDatas
 
-FORMAT = 1
-WEIGHTS, RECORD, HISTORY = "model.safetensors", "model.json", "history.csv"
 LABELS = ("train", "validation", "test", "buffer")
 
 
@@ -50,21 +53,12 @@ class FilesMixin(ModelState):
         OutputExistsError
             The folder exists and ``overwrite`` is False.
         """
-        from safetensors.torch import save_file
-
-        with atomic_directory(Path(dir_path), overwrite=overwrite) as folder:
-            save_file(self._tensors(), folder / WEIGHTS)
-            record = {
-                "format": FORMAT,
-                **model_record(self),
-                "is_trained": self.is_trained_,
-                "validation_pearson": _json_numbers(self.validation_pearson),
-                "sha256": _sha256(folder / WEIGHTS),
-            }
-            text = json.dumps(record, indent=1, allow_nan=False)
-            (folder / RECORD).write_text(text, encoding="utf-8")
-            if self.history_:
-                pd.concat(self.history_.values(), axis=1).to_csv(folder / HISTORY)
+        record = {
+            **model_record(self),
+            "is_trained": self.is_trained_,
+            "validation_pearson": _json_numbers(self.validation_pearson),
+        }
+        write_folder(dir_path, record, self._tensors(), self.history_, overwrite=overwrite)
 
     @classmethod
     def load(
@@ -93,26 +87,17 @@ class FilesMixin(ModelState):
             lacks genes of the panel.
         """
         folder = Path(dir_path)
-        record = read_record(folder)
-        if record["class"] != cls.__name__:
-            made_by = record["class"]
-            msg = f"{folder} holds a {made_by}; load it with `rankbygene.model.{made_by}.load`"
-            raise InputValueError(msg)
-        tensors = _read_tensors(folder, record)
+        record = read_record(folder, cls.__name__)
+        tensors = read_tensors(folder, record)
         model = cls.__new__(cls)
         model._restore(record, tensors, backbone)
-        if (folder / HISTORY).exists():
-            history = pd.read_csv(folder / HISTORY, index_col=0)
-            model.history_ = {name: history[[name]].dropna() for name in history.columns}
+        model.history_ = read_history(folder)
         if sdata is not None:
             model._attach(sdata)
         return model
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {
-            f"module.{name}": tensor.detach().cpu().contiguous().clone()
-            for name, tensor in self.module.state_dict().items()
-        }
+        tensors = module_tensors(self.module)
         codes = pd.Categorical(self.split_labels, categories=LABELS).codes
         tensors["split.labels"] = torch.from_numpy(np.array(codes, np.int8))
         ids = self.split_labels.index.to_numpy(np.uint64).view(np.int64)
@@ -143,13 +128,7 @@ class FilesMixin(ModelState):
         labels = np.array(LABELS, object)[tensors.pop("split.labels").numpy()]
         ids = tensors.pop("split.ids").numpy().view(np.uint64)
         self.split_labels = pd.Series(labels, index=ids)
-        state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-        try:
-            self.module.load_state_dict(state)
-        except RuntimeError as error:
-            msg = f"the tensors do not fit the {self.backbone.name!r} network: {error}"
-            raise InputValueError(msg) from error
-        self.module.eval()
+        load_module(self.module, tensors, repr(self.backbone.name))
         self._start_untrained()
         self.is_trained_ = record["is_trained"]
         self.training_params = record["training"]
@@ -189,51 +168,6 @@ class FilesMixin(ModelState):
                 frames, seed=self.seed, tile_um=self.tile_um, normalization=self.normalization
             )
         )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read what a saved model is, without its tensors."""
-    path = folder / RECORD
-    if not path.is_file():
-        msg = (
-            f"{folder} is not a saved model: it has no {RECORD}. Give the folder that `save` wrote."
-        )
-        raise InputValueError(msg)
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found, _ = record["format"], record["class"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        msg = f"{path} is damaged or foreign ({error}); save the model again or use a copy"
-        raise InputValueError(msg) from error
-    if found != FORMAT:
-        msg = f"{path} has format {found}, this version reads format {FORMAT}; update rankbygene"
-        raise InputValueError(msg)
-    loaded: dict[str, Any] = record
-    return loaded
-
-
-def _read_tensors(folder: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / WEIGHTS
-    if not path.is_file():
-        msg = f"{folder} has no {WEIGHTS}; the folder is incomplete, use another copy"
-        raise InputValueError(msg)
-    if _sha256(path) != record["sha256"]:
-        msg = f"{path} is damaged or truncated: its checksum is not the one in {RECORD}"
-        raise InputValueError(msg)
-    try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
-    except SafetensorError as error:
-        msg = f"{path} is not a safetensors file ({error})"
-        raise InputValueError(msg) from error
-    return tensors
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json_numbers(values: pd.Series[float]) -> list[float | None]:

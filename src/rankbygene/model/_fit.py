@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rankbygene._keys import Keys
 from rankbygene.errors import InputValueError
 from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
-from rankbygene.model._files import read_record
+from rankbygene.model._folder import read_record
 from rankbygene.model._nh2st import NH2ST
 from rankbygene.model._rankbygene import RankByGene
 

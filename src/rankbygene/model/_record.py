@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 PACKAGES = ("rankbygene", "torch", "timm", "lightning", "scvi-tools", "spatialdata", "anndata")
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a model depends on."""
+    return {name: version(name) for name in PACKAGES}
+
+
 def model_record(model: ModelState) -> dict[str, Any]:
     """Everything but the tensors that a model needs to be built again."""
     return {
         "class": type(model).__name__,
         "method": model.method,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": package_versions(),
         "seed": model.seed,
         "setup": asdict(model.setup),
         "backbone": asdict(model.backbone),
@@ -53,8 +58,8 @@ def provenance(model: ModelState, frames: Sequence[SpotFrame]) -> dict[str, Any]
     }
     record["n_genes"] = len(model.genes)
     record["slides"] = {frame.slide: _slide_geometry(model, frame) for frame in frames}
-    plain: dict[str, Any] = _plain(record)
-    return plain
+    stored: dict[str, Any] = plain(record)
+    return stored
 
 
 def _slide_geometry(model: ModelState, frame: SpotFrame) -> dict[str, Any]:
@@ -69,10 +74,10 @@ def _slide_geometry(model: ModelState, frame: SpotFrame) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Reduce to what anndata stores: numbers, text, nested dicts and flat lists of one type."""
     if isinstance(value, dict):
-        return {str(key).replace("/", "_"): _plain(item) for key, item in value.items()}
+        return {str(key).replace("/", "_"): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [str(item) for item in value]
     if isinstance(value, np.generic):

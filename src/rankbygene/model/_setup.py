@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from spatialdata import SpatialData
 
-from rankbygene.data import SpatialSetup
+from rankbygene.data import BagSetup, SpatialSetup
 from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputValueError
 
@@ -56,3 +56,18 @@ def recall_setup(sdata: SpatialData, *, default: SpatialSetup | None = None) -> 
         )
         raise InputValueError(msg)
     return setup
+
+
+# Beside the other set-up: the same object can feed a model of tiles and a model of slides.
+_BAG_SETUPS: WeakKeyDictionary[SpatialData, BagSetup] = WeakKeyDictionary()
+
+
+def remember_features(sdata: SpatialDatas, setup: BagSetup) -> None:
+    """Register where the tile features of every object in ``sdata`` are."""
+    for item in each_sdata(sdata):
+        _BAG_SETUPS[item] = setup
+
+
+def recall_features(sdata: SpatialData, *, default: BagSetup) -> BagSetup:
+    """Return where the tile features of ``sdata`` are, by default where ``default`` says."""
+    return _BAG_SETUPS.get(sdata, default)

@@ -11,8 +11,9 @@ import pandas as pd
 import torch
 
 from rankbygene.data import TileBank, plan_tiles, resolve_slides
-from rankbygene.errors import InputValueError, NotTrainedError, Problems
+from rankbygene.errors import InputValueError, Problems
 from rankbygene.model._setup import recall_setup
+from rankbygene.model._trained import TrainedModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,12 +24,11 @@ if TYPE_CHECKING:
     from rankbygene.train import SpotPlan
 
 
-class ModelState(ABC):
+class ModelState(TrainedModel, ABC):
     """State and hooks that set-up, results and files share."""
 
     method: ClassVar[str]
 
-    seed: int
     setup: SpatialSetup
     frames: dict[str, SpotFrame]  # empty when loaded without data
     backbone: BackboneSpec
@@ -38,11 +38,8 @@ class ModelState(ABC):
     panel_method: str
     genes: list[str]
     module_kwargs: dict[str, Any]
-    module: Any
     split_note: str
     split_labels: pd.Series[str]  # label of every spot of the model's own data, by spot id
-    is_trained_: bool
-    history_: dict[str, pd.DataFrame] | None
     training_params: dict[str, Any]
     validation_pearson: pd.Series[float]  # per gene of the panel
     _tiles: TileBank | None
@@ -85,21 +82,6 @@ class ModelState(ABC):
         """Map expression ``[B, n_genes]`` to the gene branch's representation."""
 
     @property
-    def history(self) -> dict[str, pd.DataFrame] | None:
-        """Losses and scores per epoch, one DataFrame each; None before training."""
-        return self.history_
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the network."""
-        device: torch.device = next(self.module.parameters()).device
-        return device
-
-    def to_device(self, device: str | torch.device) -> None:
-        """Move the network to ``device``."""
-        self.module.to(device)
-
-    @property
     def tiles(self) -> TileBank:
         """Tiles of the model's own slides, cut on first use and kept until :meth:`release`."""
         if self._tiles is None:
@@ -117,11 +99,6 @@ class ModelState(ABC):
         self.training_params = {}
         self.validation_pearson = pd.Series(np.nan, index=self.genes, name="pearson")
         self.release()
-
-    def _check_trained(self) -> None:
-        if not self.is_trained_:
-            msg = f"this {type(self).__name__} has not been trained; call `model.train()` first"
-            raise NotTrainedError(msg)
 
     def _check_tiles(self, frames: Mapping[str, SpotFrame]) -> None:
         problems = Problems()

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from rankbygene.data import ExpressionBank, SpatialDataModule, TileDataModule
+from rankbygene.data import (
+    BagDataModule,
+    ExpressionBank,
+    SpatialDataModule,
+    TileDataModule,
+)
 from rankbygene.metrics import pearson
 from rankbygene.model._inference import default_precision
 from rankbygene.model._random import forked_rng
@@ -61,7 +66,7 @@ class Trainee(Protocol):
 def run_training(
     model: Trainee,
     plan: pl.LightningModule,
-    datamodule: SpatialDataModule | TileDataModule,
+    datamodule: SpatialDataModule | TileDataModule | BagDataModule,
     *,
     max_epochs: int,
     accelerator: str,
@@ -90,7 +95,7 @@ def run_training(
     # Lightning keeps the mode it finds, and results leave the module evaluating.
     model.module.train()
     with forked_rng(model.seed), warnings.catch_warnings():
-        # The bank is in memory: workers would copy it, so that none is right here.
+        # Banks and bags are read in this process: workers would copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # The teacher never trains.
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")

@@ -7,22 +7,36 @@ from rankbygene.nn._attention import CrossAttention
 from rankbygene.nn._backbone import BackboneSpec, build_backbone
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
 from rankbygene.nn._hypergraph import HypergraphConv, HypergraphEncoder, similarity_hypergraph
+from rankbygene.nn._mil import (
+    GatedAttention,
+    MaxPooling,
+    MeanPooling,
+    Pooling,
+    SeedAttention,
+    build_pooling,
+)
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._pixels import normalize_pixels
 from rankbygene.nn._weights import read_tensors
 
 __all__ = [
-    "PATHOLOGY_BACKBONES",
     "BackboneSpec",
     "CrossAttention",
     "ExpressionMLP",
     "FeatureScaling",
+    "GatedAttention",
     "HypergraphConv",
     "HypergraphEncoder",
+    "MaxPooling",
+    "MeanPooling",
+    "PATHOLOGY_BACKBONES",
     "PathologyBackbone",
+    "Pooling",
     "ResidualMLP",
+    "SeedAttention",
     "build_backbone",
+    "build_pooling",
     "losses",
     "normalize_pixels",
     "orientations",

@@ -1,4 +1,4 @@
-"""Losses of gene-guided image representations.
+"""Losses of gene-guided image representations, and of censored times.
 
 Notation: a batch of ``N`` spots, ``S`` a matrix of similarities ``[N, N]`` within one modality.
 """
@@ -11,8 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from rankbygene.errors import InputValueError
+from rankbygene.nn._survival import cox_loss, discrete_time_loss
 
-__all__ = ["info_nce", "nt_xent", "ranking_consistency", "similarity"]
+__all__ = [
+    "cox_loss",
+    "discrete_time_loss",
+    "info_nce",
+    "nt_xent",
+    "ranking_consistency",
+    "similarity",
+]
 
 RankingVariant = Literal["paper", "released"]
 RankingReduction = Literal["mean", "sum_over_n"]

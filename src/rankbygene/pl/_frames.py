@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,26 @@ def one_frame(sdata: SpatialData, *, table_key: str, region: str | None) -> Spot
     """
     setup = replace(recall_setup(sdata, default=SpatialSetup()), table_key=table_key)
     frames = {frame.region: frame for frame in resolve(sdata, setup, counts=False)}
-    if region is None and len(frames) == 1:
-        return next(iter(frames.values()))
-    names = ", ".join(map(repr, frames))
+    return frames[choose_region(list(frames), table_key, region)]
+
+
+def choose_region(regions: Sequence[str], table_key: str, region: str | None) -> str:
+    """Return the region that was asked for, or the only one.
+
+    Raises
+    ------
+    InputKeyError
+        The table has no such region.
+    InputValueError
+        The table has several regions and none was named.
+    """
+    if region is None and len(regions) == 1:
+        return regions[0]
+    names = ", ".join(map(repr, regions))
     if region is None:
         msg = f"table {table_key!r} has several regions; pass region=... (one of {names})"
         raise InputValueError(msg)
-    if region not in frames:
+    if region not in regions:
         msg = f"table {table_key!r} has no region {region!r}; it has {names}"
         raise InputKeyError(msg)
-    return frames[region]
+    return region

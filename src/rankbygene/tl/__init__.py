@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankbygene.data import patient_folds
 from rankbygene.tl._cross_validate import cross_validate
 from rankbygene.tl._data import TestData, TrainingData
 from rankbygene.tl._ensemble import EnsembleMethod
@@ -12,6 +13,7 @@ from rankbygene.tl._methods import BASELINES, FeatureMethod, ModelMethod
 from rankbygene.tl._references import noise_ceiling
 from rankbygene.tl._result import CrossValidation
 from rankbygene.tl._selection import NestedSelection
+from rankbygene.tl._slides import SlideEvaluation, cross_validate_slides
 
 __all__ = [
     "BASELINES",
@@ -22,10 +24,13 @@ __all__ = [
     "HestBench",
     "ModelMethod",
     "NestedSelection",
+    "SlideEvaluation",
     "TestData",
     "TrainingData",
     "cross_validate",
+    "cross_validate_slides",
     "evaluate",
     "hest_bench",
     "noise_ceiling",
+    "patient_folds",
 ]

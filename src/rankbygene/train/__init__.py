@@ -8,17 +8,19 @@ from rankbygene.train._head import fit_head
 from rankbygene.train._nh2st_plan import NH2ST_RELEASED, NH2STPlan
 from rankbygene.train._plan import RELEASED, RankByGenePlan
 from rankbygene.train._pretrain_plan import SimCLRPlan
+from rankbygene.train._slide_plan import SlidePlan
 from rankbygene.train._spot_plan import SpotPlan
 from rankbygene.train._views import strong_view, weak_view
 
 __all__ = [
-    "NH2ST_RELEASED",
-    "RELEASED",
     "BestWeights",
     "FiniteLoss",
     "NH2STPlan",
+    "NH2ST_RELEASED",
+    "RELEASED",
     "RankByGenePlan",
     "SimCLRPlan",
+    "SlidePlan",
     "SpotPlan",
     "default_momentum",
     "fit_head",

@@ -1,0 +1,129 @@
+"""Saving and loading models of slides."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+
+from rankbygene.data import BagSetup, Cohort
+from rankbygene.errors import InputValueError
+from rankbygene.model._folder import (
+    load_module,
+    module_tensors,
+    read_history,
+    read_record,
+    read_tensors,
+    write_folder,
+)
+from rankbygene.model._slide_results import SlideResultsMixin
+
+if TYPE_CHECKING:
+    import torch
+
+    from rankbygene.data._cohort import Slides
+    from rankbygene.module import SlideModule
+
+
+class SlideFilesMixin(SlideResultsMixin):
+    """Saving and loading."""
+
+    def save(self, dir_path: str | Path, overwrite: bool = False) -> None:
+        """Write the model as a folder, completely or not at all.
+
+        The folder holds ``model.safetensors``, ``model.json`` and ``history.csv``; neither features
+        nor outcomes are stored.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        overwrite
+            Replace a folder of that name.
+
+        Raises
+        ------
+        OutputExistsError
+            The folder exists and ``overwrite`` is False.
+        """
+        outcome, tensors = self._outcome_record()
+        record = {**self._record(), "is_trained": self.is_trained_, "outcome": outcome}
+        record["split"] = {str(name): label for name, label in self.split.items()}
+        tensors = {**module_tensors(self.module), **tensors}
+        write_folder(dir_path, record, tensors, self.history_, overwrite=overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        slides: Slides | None = None,
+        clinical: pd.DataFrame | None = None,
+    ) -> Self:
+        """Read a model that was written with :meth:`save`.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        slides, clinical
+            Data to attach, to go on training. Slides that the model does not know are taken for
+            training.
+
+        Raises
+        ------
+        InputValueError
+            The folder is damaged, of another class or made by something else; or only one of
+            ``slides`` and ``clinical`` is given.
+        """
+        folder = Path(dir_path)
+        record = read_record(folder, cls.__name__)
+        tensors = read_tensors(folder, record)
+        model = cls.__new__(cls)
+        for name in ("seed", "unit", "on_error", "columns", "patient_key", "slide_key"):
+            setattr(model, name, record[name])
+        model.n_features, model.network_kwargs = record["n_features"], record["network"]
+        genes = record["setup"]["genes"]
+        model.setup = BagSetup(**{**record["setup"], "genes": genes and tuple(genes)})
+        model.split = pd.Series(record["split"], dtype=object, name="split")
+        model.cohort = None
+        model._restore_outcome(record["outcome"], tensors)
+        model.module = model._build_module()
+        load_module(model.module, tensors, repr(record["network"]["pooling"]))
+        model._start_untrained()
+        model.is_trained_ = record["is_trained"]
+        model.training_params = record["training"]
+        model.history_ = read_history(folder)
+        if (slides is None) != (clinical is None):
+            msg = "pass both slides and clinical, or neither"
+            raise InputValueError(msg)
+        if slides is not None and clinical is not None:
+            model.cohort, _ = model._join(slides, clinical, model.n_features)
+            model.split = model.split.reindex(list(model.cohort.bags)).fillna("train")
+        return model
+
+    @abstractmethod
+    def _outcome_record(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Give what else has to be saved: plain values, and tensors."""
+
+    @abstractmethod
+    def _restore_outcome(
+        self, record: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Take back what :meth:`_outcome_record` gave."""
+
+    @abstractmethod
+    def _build_module(self) -> SlideModule:
+        """Build the network."""
+
+    @abstractmethod
+    def _start_untrained(self) -> None:
+        """Forget any training."""
+
+    @abstractmethod
+    def _join(
+        self, slides: Slides, clinical: pd.DataFrame, n_features: int | None = None
+    ) -> tuple[Cohort, Any]:
+        """Join slides to their rows."""
