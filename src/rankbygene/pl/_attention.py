@@ -79,7 +79,7 @@ def attention_map(
     relative = weights * len(weights)
     # A few tiles may hold all the weight: the colours end where one tile in a hundred is above.
     top = max(float(np.nanquantile(relative, 0.99)), 1.0)
-    spots = draw_spots(axes[0, -1], frame, relative, cmap=cmap, limits=(0.0, top))
+    spots = draw_spots(axes[0, -1], frame.centers, relative, cmap=cmap, limits=(0.0, top))
     axes[0, -1].set_title(f"attention, {frame.slide}")
     bar = figure.colorbar(spots, ax=axes[0, -1], shrink=0.75, aspect=25, pad=0.02, extend="max")
     bar.set_label("times an equal share")
