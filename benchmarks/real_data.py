@@ -26,17 +26,24 @@ import scanpy as sc
 import torch
 
 import rankbygene as rbg
-from rankbygene.tl import EnsembleMethod, ModelMethod
+from rankbygene.tl import ModelMethod
 
 IMAGE = {"backbone": "resnet18", "pretrained": False, "tile_um": 600.0, "tile_px": 64}
 EPOCHS = 25
 
 
-def model(head: str = "joint", views: int = 8, **plan: Any) -> ModelMethod:
+def model(
+    head: str = "joint", views: int = 8, statistics: bool = False, **plan: Any
+) -> ModelMethod:
     """RankByGene trained on everything for a fixed number of epochs."""
     return ModelMethod(
         "rankbygene",
-        model_kwargs={"validation_size": 0.0, "head": head, "views": views},
+        model_kwargs={
+            "validation_size": 0.0,
+            "head": head,
+            "views": views,
+            "statistics": statistics,
+        },
         train_kwargs={
             "plan_kwargs": {"gamma": 10.0, "contrast": 0.3, "alpha": 0.3, "beta": 0.0, **plan}
         },
@@ -63,11 +70,7 @@ def warm(train: Any) -> Any:
         return recipe(train)
 
 
-RECIPE = EnsembleMethod({"network": model(), "statistics": "ridge"})
-METHODS: dict[str, Any] = {
-    "RankByGene (recommended)": RECIPE,
-    "network alone": model(),
-}
+METHODS: dict[str, Any] = {"RankByGene": model(statistics=True), "network alone": model()}
 ABLATIONS: dict[str, Any] = {
     "expression only": model(contrast=0.0, alpha=0.0),
     "all terms (defaults)": model(contrast=1.0, alpha=5.0, beta=1.0),

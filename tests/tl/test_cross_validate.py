@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 import rankbygene as rbg
 from rankbygene.data._expression import smoother
+from rankbygene.nn import color_texture_statistics
 from rankbygene.tl import BASELINES, FeatureMethod, ModelMethod, NestedSelection
-from rankbygene.tl._features import color_texture_statistics
 from rankbygene.tl._regressors import HestRidge
 
 

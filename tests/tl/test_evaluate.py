@@ -9,8 +9,8 @@ from scipy.stats import pearsonr
 from sklearn.linear_model import RidgeCV
 
 import rankbygene as rbg
+from rankbygene.nn import color_statistics
 from rankbygene.tl._evaluate import score_genes, summarise
-from rankbygene.tl._features import color_statistics
 from rankbygene.tl._regressors import MeanRegressor, ridge
 
 

@@ -11,9 +11,11 @@ import torch
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._random import forked_rng
+from rankbygene.model._results import BATCH_SIZE
 from rankbygene.model._training import validation_pearson
 from rankbygene.module import RankByGeneModule, load_released_checkpoint
-from rankbygene.train import RankByGenePlan, fit_head
+from rankbygene.nn import color_texture_statistics
+from rankbygene.train import RankByGenePlan, fit_head, fit_statistics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +52,10 @@ class RankByGene(BaseSpatialModel):
     views
         Orientations over which representation and prediction are averaged: 8 (all rotations
         and reflections) or 1.
+    statistics
+        Average the predicted expression with a ridge regression on colour and texture statistics
+        of the tile, fitted on the training spots. It helps most where the encoder starts from
+        random weights and slides are few.
     backbone, pretrained, weights
         Image encoder, see :func:`rankbygene.nn.build_backbone`.
     genes, panel_method
@@ -85,6 +91,7 @@ class RankByGene(BaseSpatialModel):
         head: Literal["joint", "frozen"] = "joint",
         n_latent: int | None = None,
         views: Literal[1, 8] = 8,
+        statistics: bool = False,
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
@@ -115,6 +122,7 @@ class RankByGene(BaseSpatialModel):
             head=head,
             n_latent=n_latent,
             views=views,
+            statistics=statistics,
         )
 
     def _build_module(self, network: torch.nn.Module) -> RankByGeneModule:
@@ -124,6 +132,7 @@ class RankByGene(BaseSpatialModel):
             n_genes=len(self.genes),
             n_latent=self.module_kwargs["n_latent"],
             head=self.module_kwargs["head"],
+            statistics=self.module_kwargs["statistics"],
             pixel_mean=self.backbone.mean,
             pixel_std=self.backbone.std,
         )
@@ -230,6 +239,8 @@ class RankByGene(BaseSpatialModel):
         rows = {name: self.split.rows(name) for name in ("train", "validation")}
         if self.module.head == "frozen":
             self._fit_frozen_head(bank, rows, head_kwargs)
+        if self.module.statistics is not None:
+            self._fit_statistics(self.module.statistics, bank, rows["train"])
         self.validation_pearson = validation_pearson(self, bank, rows["validation"])
 
     def _fit_frozen_head(
@@ -252,6 +263,18 @@ class RankByGene(BaseSpatialModel):
             )
         columns = {f"head_{name}": history[[name]].add_prefix("head_") for name in history.columns}
         self.history_ = {**(self.history_ or {}), **columns}
+
+    def _fit_statistics(
+        self, layer: torch.nn.Linear, bank: ExpressionBank, rows: NDArray[np.intp]
+    ) -> None:
+        blocks = np.split(rows, np.arange(BATCH_SIZE, len(rows), BATCH_SIZE))
+        statistics = [
+            color_texture_statistics(torch.from_numpy(self.tiles[block]).to(self.device)).cpu()
+            for block in blocks
+        ]
+        measured = bank.measured[bank.slide_of_row[rows]]
+        expression = np.where(measured, bank.values[rows], np.float32(np.nan))
+        fit_statistics(layer, torch.cat(statistics).numpy(), expression)
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features, expression = self.module.represent(images, views=self.module_kwargs["views"])

@@ -12,7 +12,14 @@ from torch import nn
 
 from rankbygene.errors import InputValueError
 from rankbygene.module._spots import SpotModule
-from rankbygene.nn import ExpressionMLP, FeatureScaling, ResidualMLP, orientations
+from rankbygene.nn import (
+    N_STATISTICS,
+    ExpressionMLP,
+    FeatureScaling,
+    ResidualMLP,
+    color_texture_statistics,
+    orientations,
+)
 
 __all__ = ["ImageBranch", "RankByGeneModule"]
 
@@ -57,6 +64,9 @@ class RankByGeneModule(SpotModule):
         of the paper, to be trained on finished features.
     n_hidden, dropout, scaling
         Of the frozen head, see :class:`~rankbygene.nn.ExpressionMLP`.
+    statistics
+        Whether the prediction is averaged with that of a linear map of colour and texture
+        statistics, which :func:`rankbygene.train.fit_statistics` finds.
     pixel_mean, pixel_std
         Channel statistics that the backbone expects, on the scale [0, 1].
 
@@ -77,6 +87,7 @@ class RankByGeneModule(SpotModule):
         n_hidden: int = 1024,
         dropout: float = 0.1,
         scaling: FeatureScaling = "standard",
+        statistics: bool = False,
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
@@ -94,6 +105,10 @@ class RankByGeneModule(SpotModule):
         self.student = ImageBranch(backbone, ResidualMLP(n_features, n_latent), predictor)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.gene_encoder = ResidualMLP(n_genes, n_latent)
+        # Found in closed form, never by the optimiser; from statistics to the training scale.
+        self.statistics = (
+            nn.Linear(N_STATISTICS, n_genes).requires_grad_(False) if statistics else None
+        )
 
     def train(self, mode: bool = True) -> RankByGeneModule:
         """Switch to training or evaluation; the teacher always evaluates."""
@@ -150,4 +165,10 @@ class RankByGeneModule(SpotModule):
         for view in islice(orientations(images), views):
             features.append(self.image_features(view, network).float())
             expression.append(self.predict_from_features(features[-1], network).float())
-        return torch.stack(features).mean(0), torch.stack(expression).mean(0)
+        predicted = torch.stack(expression).mean(0)
+        if self.statistics is not None:
+            # Weights of correlated statistics are large and cancel: half precision would not do.
+            with torch.autocast(images.device.type, enabled=False):
+                linear = self.statistics(color_texture_statistics(images))
+            predicted = (predicted + linear) / 2
+        return torch.stack(features).mean(0), predicted

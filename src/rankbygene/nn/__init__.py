@@ -18,9 +18,13 @@ from rankbygene.nn._mil import (
 from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._pixels import normalize_pixels
+from rankbygene.nn._statistics import N_STATISTICS, color_statistics, color_texture_statistics
 from rankbygene.nn._weights import read_tensors
 
 __all__ = [
+    "N_STATISTICS",
+    "color_statistics",
+    "color_texture_statistics",
     "BackboneSpec",
     "CrossAttention",
     "ExpressionMLP",

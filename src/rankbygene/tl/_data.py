@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anndata as ad
 import numpy as np
@@ -18,9 +18,8 @@ from rankbygene.data import Normalization, SpotFrame, TileReader, expression_mat
 from rankbygene.model._inference import default_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._setup import recall_setup, remember_setup
-from rankbygene.nn import build_backbone
+from rankbygene.nn import build_backbone, color_texture_statistics
 from rankbygene.pp import choose_panel
-from rankbygene.tl._features import FeatureKind, color_texture_statistics
 from rankbygene.tl._folds import Fold, patient_of
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ __all__ = [
     "light_copy",
     "sides",
 ]
+
+FeatureKind = Literal["color_texture", "backbone"]
 
 _BATCH_SIZE = 64
 

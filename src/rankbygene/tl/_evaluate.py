@@ -17,9 +17,8 @@ from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._state import spot_ids
-from rankbygene.nn import build_backbone
+from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.nn._backbone import CUSTOM
-from rankbygene.tl._features import color_statistics
 from rankbygene.tl._regressors import MeanRegressor, fill_unmeasured, ridge
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.io._hest_bench import PATCH_PX, BenchTask, patch_blocks, read_bench
 from rankbygene.model._inference import Precision, default_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
-from rankbygene.nn import build_backbone
-from rankbygene.tl._features import color_statistics
+from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.tl._hest_folds import ENCODER, BenchBaseline, Features, score_task
 from rankbygene.tl._hest_result import HestBench, summarise_bench
 from rankbygene.tl._regressors import N_COMPONENTS

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.model._base import BaseSpatialModel
-    from rankbygene.tl._data import TestData, TrainingData
-    from rankbygene.tl._features import FeatureKind
+    from rankbygene.tl._data import FeatureKind, TestData, TrainingData
 
 __all__ = [
     "BASELINES",

@@ -10,6 +10,7 @@ from rankbygene.train._plan import RELEASED, RankByGenePlan
 from rankbygene.train._pretrain_plan import SimCLRPlan
 from rankbygene.train._slide_plan import SlidePlan
 from rankbygene.train._spot_plan import SpotPlan
+from rankbygene.train._statistics import fit_statistics
 from rankbygene.train._views import strong_view, weak_view
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SpotPlan",
     "default_momentum",
     "fit_head",
+    "fit_statistics",
     "momentum_schedule",
     "strong_view",
     "update_teacher",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 
-__all__ = ["FeatureKind", "color_statistics", "color_texture_statistics"]
+__all__ = ["N_STATISTICS", "color_statistics", "color_texture_statistics"]
 
-FeatureKind = Literal["color_texture", "backbone"]
+N_STATISTICS = 44
 
 _LUMA = (0.299, 0.587, 0.114)
 _N_SCALES = 4
@@ -21,13 +19,13 @@ def color_statistics(images: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     images
-        uint8 ``[B, 3, px, px]``.
+        ``[B, 3, px, px]``, uint8 or float in [0, 1].
 
     Returns
     -------
     float32 ``[B, 15]``: mean, standard deviation, 10th, 50th and 90th percentile per channel.
     """
-    values = images.flatten(2).float() / 255
+    values = _unit(images).flatten(2)
     levels = torch.tensor([0.1, 0.5, 0.9], device=images.device)
     percentiles = torch.quantile(values, levels, dim=2).permute(1, 2, 0)
     statistics = [values.mean(2, keepdim=True), values.std(2, keepdim=True), percentiles]
@@ -43,7 +41,7 @@ def color_texture_statistics(images: torch.Tensor) -> torch.Tensor:
     Parameters
     ----------
     images
-        uint8 ``[B, 3, px, px]``.
+        ``[B, 3, px, px]``, uint8 or float in [0, 1].
 
     Returns
     -------
@@ -52,8 +50,8 @@ def color_texture_statistics(images: torch.Tensor) -> torch.Tensor:
     as the one before, of the grey image: spread, mean and spread of the gradient, mean and 95th
     percentile of the absolute Laplacian (20).
     """
-    values = images.float() / 255
-    parts = [color_statistics(images), _optical_density(values)]
+    values = _unit(images)
+    parts = [color_statistics(values), _optical_density(values)]
     luma = torch.einsum("c,bchw->bhw", torch.tensor(_LUMA, device=images.device), values)[:, None]
     for _ in range(_N_SCALES):
         parts.append(_roughness(luma))
@@ -86,3 +84,7 @@ def _roughness(luma: torch.Tensor) -> torch.Tensor:
         ],
         dim=1,
     )
+
+
+def _unit(images: torch.Tensor) -> torch.Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import rankbygene as rbg
+from rankbygene.nn import N_STATISTICS
+from rankbygene.train import fit_statistics
+
+
+def test_the_layer_is_the_ridge_on_standardised_statistics() -> None:
+    rng = np.random.default_rng(0)
+    statistics = 5 + 3 * rng.normal(size=(80, N_STATISTICS))
+    statistics[:, 3] = 7.0
+    expression = (statistics @ rng.normal(size=(N_STATISTICS, 4))).astype(np.float32)
+    unmeasured = expression.copy()
+    unmeasured[:20, 2] = np.nan
+    layer = nn.Linear(N_STATISTICS, 4)
+    fit_statistics(layer, statistics, unmeasured)
+    filled = np.where(np.isnan(unmeasured), np.nanmean(unmeasured, 0), unmeasured)
+    scaled = StandardScaler().fit_transform(statistics)
+    expected = RidgeCV(alphas=np.logspace(-1, 6, 15)).fit(scaled, filled).predict(scaled)
+    with torch.no_grad():
+        found = layer(torch.from_numpy(statistics).float()).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_the_prediction_is_the_mean_of_network_and_statistics(
+    slides: list[Any], make_slides: Any, fit_tiny: Any, tmp_path: Path
+) -> None:
+    (new,) = make_slides(1, seed=31)
+    kwargs = {"tile_px": 32, "statistics": False}
+    plain = fit_tiny(slides, model_kwargs=kwargs, key_added="plain")
+    both = fit_tiny(slides, model_kwargs=kwargs | {"statistics": True}, key_added="both")
+    np.testing.assert_array_equal(
+        plain.get_latent_representation(new), both.get_latent_representation(new)
+    )
+    tiles = torch.from_numpy(
+        rbg.data.TileBank.build(
+            both._frames_of(new, counts=False), tile_um=both.tile_um, tile_px=32
+        )[np.arange(40)]
+    )
+    with torch.no_grad():
+        linear = both.module.statistics(rbg.nn.color_texture_statistics(tiles)).numpy()
+    network, mixed = (m.get_normalized_expression(new).to_numpy() for m in (plain, both))
+    np.testing.assert_allclose(mixed, (network + linear) / 2, atol=1e-4)
+    both.save(tmp_path / "model")
+    again = rbg.model.RankByGene.load(tmp_path / "model").get_normalized_expression(new)
+    np.testing.assert_array_equal(again.to_numpy(), mixed)
