@@ -70,7 +70,11 @@ def warm(train: Any) -> Any:
         return recipe(train)
 
 
-METHODS: dict[str, Any] = {"RankByGene": model(statistics=True), "network alone": model()}
+METHODS: dict[str, Any] = {
+    "RankByGene": model(statistics=True),
+    "network alone": model(),
+    "NH2ST": ModelMethod("nh2st"),
+}
 ABLATIONS: dict[str, Any] = {
     "expression only": model(contrast=0.0, alpha=0.0),
     "all terms (defaults)": model(contrast=1.0, alpha=5.0, beta=1.0),
@@ -88,7 +92,9 @@ ABLATIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def her2st(store: Path, jobs: int, seeds: list[int], ablations: bool) -> Any:
+def her2st(
+    store: Path, jobs: int, seeds: list[int], ablations: bool, folds: list[str] | None
+) -> Any:
     """Leave one section out; all four are of one patient."""
     slides = rbg.datasets.her2st()
     rbg.model.RankByGene.setup_spatialdata(slides, patient_key="patient")
@@ -101,6 +107,7 @@ def her2st(store: Path, jobs: int, seeds: list[int], ablations: bool) -> Any:
         model_kwargs={"validation_size": 0.0},
         seeds=seeds,
         store=store,
+        only_folds=folds,
         n_jobs=jobs,
         **IMAGE,
     )
@@ -192,6 +199,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--no-ablations", action="store_true")
+    parser.add_argument("--folds", nargs="+", help="sections of her2st to hold out, by default all")
     parser.add_argument("--only", choices=["her2st", "bulb", "layers"])
     arguments = parser.parse_args()
     if "RANKBYGENE_DATA" not in os.environ:
@@ -203,7 +211,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     results: Mapping[str, Any] = {
         "her2st": lambda: her2st(
-            arguments.store / "her2st", arguments.jobs, arguments.seeds, not arguments.no_ablations
+            arguments.store / "her2st",
+            arguments.jobs,
+            arguments.seeds,
+            not arguments.no_ablations,
+            arguments.folds,
         ),
         "bulb": lambda: olfactory_bulb(arguments.store / "bulb", arguments.jobs, arguments.seeds),
     }
