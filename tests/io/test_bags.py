@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_file(
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, N - 1), max_size=40), st.integers(1, 9))
 def test_blocks_give_the_rows_in_their_order(rows: list[int], block: int) -> None:
-    from rankbygene.io import _bags
+    from rankbygene.io import _h5
 
     class Stored(np.ndarray):
         """An array that refuses what a dataset in a file would read slowly."""
@@ -81,8 +81,8 @@ def test_blocks_give_the_rows_in_their_order(rows: list[int], block: int) -> Non
     wanted = np.array(rows, np.intp)
     values = np.empty((len(rows), 2), np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_bags, "_ROWS_AT_ONCE", block)
-        _bags._fill(values, wanted, stored.view(Stored))
+        patch.setattr(_h5, "_ROWS_AT_ONCE", block)
+        _h5._fill(values, wanted, stored.view(Stored))
     np.testing.assert_array_equal(values, stored[wanted])
 
 
