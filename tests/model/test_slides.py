@@ -84,9 +84,12 @@ def survive(cohort: Any, clinical: pd.DataFrame | None = None, **kwargs: Any) ->
 
 
 def permuted(cohort: Any) -> pd.DataFrame:
-    """The same patients with each other's outcomes."""
-    first = cohort.clinical.drop_duplicates("patient").set_index("patient")
-    order = np.random.default_rng(3).permutation(len(first))
+    """Give patients each other's outcomes, evenly mixed over the burden.
+
+    A few dozen labels drawn at random may agree with the truth by chance; golden-ratio steps do not.
+    """
+    first = cohort.clinical.drop_duplicates("patient").set_index("patient").sort_values("burden")
+    order = np.argsort(np.arange(len(first)) * 0.618034 % 1)
     shuffled = first.iloc[order].set_axis(first.index, axis=0)
     table = shuffled.loc[cohort.clinical["patient"]].reset_index()
     return table.set_axis(cohort.clinical.index, axis=0)
@@ -107,13 +110,13 @@ def test_survival_is_found_on_unseen_patients(cohort: Any) -> None:
 
 
 def test_discrete_survival_is_found_on_unseen_patients(cohort: Any) -> None:
-    assert survive(cohort, loss="discrete")[0] >= 0.75
+    assert survive(cohort, loss="discrete", dropout=0.4)[0] >= 0.75
 
 
 def test_nothing_is_found_where_outcomes_are_permuted(cohort: Any) -> None:
     clinical = permuted(cohort)
-    assert 0.25 < classify(cohort, clinical)[0] < 0.75
-    assert 0.3 < survive(cohort, clinical)[0] < 0.7
+    assert 0.3 < classify(cohort, clinical)[0] < 0.7
+    assert 0.35 < survive(cohort, clinical)[0] < 0.65
 
 
 @pytest.mark.parametrize("Model", [SlideClassifier, SlideSurvival])
