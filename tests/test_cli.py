@@ -217,3 +217,32 @@ def test_demo_writes_everything_and_scores(tmp_path: Path, monkeypatch: pytest.M
     assert set(scores["method"]) == {"rankbygene", "mean", "color", "backbone"}
     again = runner.invoke(cli.app, ["demo", "--out", str(tmp_path / "demo")])
     assert again.exit_code == 2
+
+
+def test_folds_of_an_array_of_jobs_are_joined(make_slides: Any, tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{name}.zarr") for name in "abc"]
+    for path, sdata in zip(paths, make_slides(3, n_patients=3), strict=True):
+        sdata.write(path)
+    shared = [
+        "cross-validate", *paths, "--method", "ridge", "--baselines", "mean", "--genes", "8",
+        "--backbone", "test_resnet", "--no-pretrained", "--tile-px", "32", "--store", str(tmp_path / "store"),
+    ]  # fmt: skip
+    for fold in ("0", "1", "patient_2"):
+        done = runner.invoke(cli.app, [*shared, "--fold", fold, "--out", str(tmp_path / fold)])
+        assert done.exit_code == 0, done.stderr
+    done = runner.invoke(cli.app, [*shared, "--out", str(tmp_path / "all")])
+    assert done.exit_code == 0, done.stderr
+    assert "noise ceiling" in done.stdout
+    summary = pd.read_csv(tmp_path / "all" / "summary.csv", index_col="method")
+    parts = pd.concat(
+        pd.read_csv(tmp_path / fold / "per_gene.csv") for fold in ("0", "1", "patient_2")
+    )
+    ridge = parts.query("method == 'ridge'").groupby("gene")["pearson"].mean().mean()
+    assert summary.loc["ridge", "pearson"] == pytest.approx(ridge)
+    again = runner.invoke(cli.app, [*shared, "--out", str(tmp_path / "all")])
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    other = runner.invoke(cli.app, [*shared, "--genes", "9", "--out", str(tmp_path / "other")])
+    assert other.exit_code == 2
+    assert "another study" in other.stderr
+    assert not (tmp_path / "other").exists()

@@ -87,3 +87,27 @@ Device = Annotated[
 ]
 Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
 BenchSeed = Annotated[int, typer.Option(help="Of the principal components; the benchmark's is 1.")]
+
+Methods = Annotated[str, typer.Option(help="Methods to judge, such as rankbygene,nh2st.")]
+Groups = Annotated[
+    str,
+    typer.Option(help="What stays together: patient, slide, block, spot or a column of obs."),
+]
+Splits = Annotated[
+    int | None, typer.Option(min=2, help="Number of folds; by default one per group.")
+]
+Leaks = Annotated[str | None, typer.Option(help="Leaks to accept by name: patient, window.")]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False, help="Folder that keeps finished folds; a new run goes on there."
+    ),
+]
+OnlyFolds = Annotated[
+    list[str] | None, typer.Option(help="Compute this fold only, by name or number; repeat.")
+]
+Seeds = Annotated[str, typer.Option(help="Seeds, such as 0,1,2; each repeats every fold.")]
+ResultFolder = Annotated[Path, typer.Option(help="Folder to write the scores into.")]
+TileUm = Annotated[float | None, typer.Option(help="Width of a tile in micrometres.")]
+TilePx = Annotated[int | None, typer.Option(help="Width of a tile in pixels.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Folds that are computed at the same time.")]

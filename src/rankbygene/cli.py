@@ -180,6 +180,74 @@ def evaluate(
 
 
 @app.command()
+def cross_validate(
+    slides: opt.Slides,
+    out: opt.ResultFolder,
+    method: opt.Methods = "rankbygene",
+    groups: opt.Groups = "patient",
+    n_splits: opt.Splits = None,
+    allow_leaks: opt.Leaks = None,
+    baselines: opt.Baselines = "mean,ridge,backbone_ridge,hest_ridge,mlp,supervised,retrieval",
+    store: opt.Store = None,
+    fold: opt.OnlyFolds = None,
+    seeds: opt.Seeds = "0",
+    table_key: opt.TableKey = "table",
+    image_key: opt.ImageKey = None,
+    layer: opt.Layer = None,
+    coordinate_system: opt.CoordinateSystem = None,
+    patient_key: opt.PatientKey = None,
+    um_per_px: opt.UmPerPx = None,
+    genes: opt.Genes = "250",
+    backbone: opt.Backbone = "resnet18",
+    pretrained: opt.Pretrained = True,
+    weights: opt.Weights = None,
+    tile_um: opt.TileUm = None,
+    tile_px: opt.TilePx = None,
+    max_epochs: opt.MaxEpochs = None,
+    batch_size: opt.BatchSize = 64,
+    accelerator: opt.Accelerator = "auto",
+    jobs: opt.Jobs = 1,
+    overwrite: opt.Overwrite = False,
+) -> None:
+    """Judge methods on held-out slides, with baselines beside them."""
+    with _step():
+        _check_free([out], overwrite=overwrite)
+        sdatas = _read_slides(slides)
+        rankbygene.model.RankByGene.setup_spatialdata(
+            sdatas,
+            table_key=table_key,
+            image_key=image_key,
+            layer=layer,
+            coordinate_system=coordinate_system,
+            patient_key=patient_key,
+            um_per_px=um_per_px,
+        )
+        options: dict[str, Any] = {"allow_leaks": _names(allow_leaks) if allow_leaks else ()}
+        result = rankbygene.tl.cross_validate(
+            sdatas,
+            {name: name for name in _names(method)},
+            groups=groups,
+            n_splits=n_splits,
+            baselines=_names(baselines),
+            genes=_panel(genes),
+            backbone=backbone,
+            pretrained=pretrained,
+            weights=weights,
+            tile_um=tile_um,
+            tile_px=tile_px,
+            max_epochs=max_epochs,
+            train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
+            seeds=[_whole_number(seed, "--seeds") for seed in _names(seeds)],
+            store=store,
+            only_folds=[int(name) if name.isdecimal() else name for name in fold] if fold else None,
+            n_jobs=jobs,
+            **options,
+        )
+        result.save(out, overwrite=overwrite)
+    typer.echo(str(result))
+
+
+@app.command()
 def hest_bench(
     folder: opt.BenchFolder,
     encoder: opt.Encoder,
@@ -270,6 +338,13 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
 
 def _names(text: str) -> Any:
     return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _whole_number(text: str, option: str) -> int:
+    if not text.isdecimal():
+        msg = f"{option} takes whole numbers separated by commas; found {text!r}"
+        raise InputValueError(msg)
+    return int(text)
 
 
 def _panel(genes: str) -> int | list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankbygene.io._atomic import atomic_directory, atomic_file, fill_store, write_sdata
-from rankbygene.io._bags import H5Bag, read_bag_h5, write_bag_h5
+from rankbygene.io._bags import read_bag_h5, write_bag_h5
 from rankbygene.io._h5 import H5Bag
 from rankbygene.io._hest import read_hest
 from rankbygene.io._legacy_st import read_legacy_st
