@@ -105,6 +105,7 @@ def main() -> None:
             features=FEATURES,
             poolings=("attention", "mean"),
             n_folds=arguments.folds,
+            n_resamples=200,
             seed=arguments.seed,
             model_kwargs={"n_hidden": 32, "validation_size": 0.0},
             train_kwargs={"max_epochs": arguments.epochs, "plan_kwargs": {"lr": 2e-3}},
