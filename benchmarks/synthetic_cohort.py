@@ -24,7 +24,7 @@ from rankbygene.data import BagSetup, TileReader, resolve
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-BACKBONE, TILE_UM, TILE_PX, UM_PER_PX = "test_resnet", 112.0, 64, 2.0
+BACKBONE, TILE_UM, TILE_PX, UM_PER_PX = "test_resnet", 128.0, 64, 2.0
 CONTRAST = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
 FEATURES = {
     "raw backbone": BagSetup(feature_key="X_raw"),
@@ -105,6 +105,7 @@ def main() -> None:
             features=FEATURES,
             poolings=("attention", "mean"),
             n_folds=arguments.folds,
+            n_resamples=200,
             seed=arguments.seed,
             model_kwargs={"n_hidden": 32, "validation_size": 0.0},
             train_kwargs={"max_epochs": arguments.epochs, "plan_kwargs": {"lr": 2e-3}},

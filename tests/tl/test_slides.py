@@ -69,7 +69,7 @@ def test_features_and_poolings_are_compared_on_the_same_patients(cohort: Any, no
 def test_survival_has_its_scores_and_baselines(cohort: Any) -> None:
     result = rbg.tl.cross_validate_slides(cohort.slides, cohort.clinical, task="survival", **QUICK)
     summary = result.summary
-    assert summary.loc[("features", "mean + Cox ridge"), "concordance_index"] > 0.75
+    assert summary.loc[("features", "mean + Cox ridge"), "concordance_index"] > 0.65
     assert summary.loc[("none", "same for all"), "concordance_index"] == pytest.approx(0.5)
     brier = summary["integrated_brier_score"]
     assert brier["features", "mean + Cox ridge"] < brier["none", "same for all"] < 0.3

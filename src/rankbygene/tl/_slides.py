@@ -77,7 +77,7 @@ def cross_validate_slides(
     patient_key: str | None = "patient",
     slide_key: str | None = None,
     on_error: OnError = "raise",
-    n_resamples: int = 1000,
+    n_resamples: int = 500,
     seed: int = 0,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
