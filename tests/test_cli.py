@@ -86,24 +86,23 @@ def test_another_method_is_fitted_and_recognised(stores: list[Path], tmp_path: P
     from spatialdata import read_zarr
 
     model, out = str(tmp_path / "model"), str(tmp_path / "a.zarr")
+    train = ["fit", str(stores[0]), str(stores[1]), "--out", out, "--out", str(tmp_path / "b.zarr")]
     network = ["--genes", "8", "--backbone", "test_resnet", "--no-pretrained"]
     training = ["--max-epochs", "1", "--batch-size", "16", "--accelerator", "cpu"]
     done = runner.invoke(
         cli.app,
-        ["fit", str(stores[0]), "--out", out, "--model-dir", model, "--method", "nh2st"]
-        + network
-        + training,
+        [*train, "--model-dir", model, "--method", "nh2st", *network, *training],
     )
     assert done.exit_code == 0, done.output
     assert "X_nh2st" in read_zarr(out)["table"].obsm
     done = runner.invoke(
-        cli.app, ["predict", model, str(stores[1]), "--out", str(tmp_path / "b.zarr")]
+        cli.app, ["predict", model, str(stores[2]), "--out", str(tmp_path / "c.zarr")]
     )
     assert done.exit_code == 0, done.output
-    assert "X_nh2st" in read_zarr(tmp_path / "b.zarr")["rankbygene"].obsm
+    assert "X_nh2st" in read_zarr(tmp_path / "c.zarr")["rankbygene"].obsm
     done = runner.invoke(
         cli.app,
-        ["fit", str(stores[0]), "--out", str(tmp_path / "c.zarr"), "--model-dir", model + "2"]
+        ["fit", str(stores[0]), "--out", str(tmp_path / "d.zarr"), "--model-dir", model + "2"]
         + ["--method", "other"],
     )
     assert done.exit_code == 2
