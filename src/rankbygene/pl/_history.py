@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rankbygene.errors import InputKeyError, NotTrainedError
 from rankbygene.pl._style import GREY, bare, finish, open_axes, palette, root_figure
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import LineStyleType
 
-    Curves = Mapping[str, pd.Series[float]]
+    # In quotes: a Series cannot be subscripted where this block is executed for the documentation.
+    Curves: TypeAlias = "Mapping[str, pd.Series[float]]"
 
 # With two keys, training is dashed and validation solid, as the order of the default keys wants.
 _STYLES: tuple[LineStyleType, ...] = ("--", "-", ":", "-.")
