@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene.data._geometry import TilePlan
-from rankbygene.data._tiles import TileReader
+from rankbygene.data._tiles import TileReader, tile_widths
 from rankbygene.errors import InputValueError, Problems
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class TileBank:
     Attributes
     ----------
     tiles
-        uint8 ``[n, 3, tile_px, tile_px]``; an array, or a memory map of a file that is removed
+        uint8 ``[n, 3, tile_px, tile_px]``, with several widths ``3 * n_widths`` channels; an array, or a memory map of a file that is removed
         together with the bank.
     slices
         ``{slide: rows}``.
@@ -60,7 +60,7 @@ class TileBank:
         cls,
         frames: Mapping[str, SpotFrame],
         *,
-        tile_um: float,
+        tile_um: float | Sequence[float],
         tile_px: int,
         memory_limit: int = 8 * 2**30,
         cache_dir: Path | None = None,
@@ -72,7 +72,7 @@ class TileBank:
         frames
             The slides.
         tile_um, tile_px
-            Width of a tile in micrometres and in pixels.
+            Width of a tile in micrometres, or several widths, and in pixels.
         memory_limit
             Bytes above which the tiles go to a temporary file instead of memory.
         cache_dir
@@ -86,7 +86,8 @@ class TileBank:
         """
         readers = _readers(frames, tile_um=tile_um, tile_px=tile_px)
         slices = _slices(frames)
-        shape = (sum(frame.n_obs for frame in frames.values()), 3, tile_px, tile_px)
+        tile_shape = (3 * len(tile_widths(tile_um)), tile_px, tile_px)
+        shape = (sum(frame.n_obs for frame in frames.values()), *tile_shape)
         plans = {name: reader.plan for name, reader in readers.items()}
         if math.prod(shape) <= memory_limit:
             bank = cls(np.empty(shape, dtype=np.uint8), slices, plans)
@@ -109,7 +110,7 @@ class TileBank:
 
 
 def _readers(
-    frames: Mapping[str, SpotFrame], *, tile_um: float, tile_px: int
+    frames: Mapping[str, SpotFrame], *, tile_um: float | Sequence[float], tile_px: int
 ) -> dict[str, TileReader]:
     problems = Problems()
     readers = {}

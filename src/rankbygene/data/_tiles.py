@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -125,14 +125,15 @@ class TileReader:
     frame
         The slide.
     tile_um
-        Width of a tile in micrometres.
+        Width of a tile in micrometres. With several widths, tiles of one centre are stacked along
+        the channels, the first width first: ``[k, 3 * n_widths, tile_px, tile_px]``.
     tile_px
         Width of a tile in pixels.
 
     Attributes
     ----------
     plan
-        Where the tiles lie.
+        Where the tiles of the first width lie.
 
     Raises
     ------
@@ -140,9 +141,17 @@ class TileReader:
         As for :func:`plan_tiles`.
     """
 
-    def __init__(self, frame: SpotFrame, *, tile_um: float, tile_px: int) -> None:
-        self.plan = plan_tiles(frame, tile_um=tile_um, tile_px=tile_px)
-        self._level = level_array(frame.sdata.images[frame.image_key], self.plan.level)
+    def __init__(self, frame: SpotFrame, *, tile_um: float | Sequence[float], tile_px: int) -> None:
+        widths = tile_widths(tile_um)
+        image = frame.sdata.images[frame.image_key]
+        self._plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
+        self._levels = [level_array(image, plan.level) for plan in self._plans]
+        self.plan = self._plans[0]
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Shape of one tile: channels and pixels."""
+        return 3 * len(self._plans), self.plan.tile_px, self.plan.tile_px
 
     def stream(self, rows: Any = None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Read tiles in the order in which the image is decoded.
@@ -154,17 +163,16 @@ class TileReader:
 
         Yields
         ------
-        Rows of the frame, ``[k]``, and their tiles, ``[k, 3, tile_px, tile_px]``.
+        Rows of the frame, ``[k]``, and their tiles, ``[k, *tile_shape]``.
         """
         wanted = self._wanted(rows)
         for positions, tiles in self._cut(wanted):
             yield wanted[positions], tiles
 
     def read(self, rows: Any = None) -> NDArray[np.uint8]:
-        """Read tiles into one array ``[n, 3, tile_px, tile_px]``, in the order of ``rows``."""
+        """Read tiles into one array ``[n, *tile_shape]``, in the order of ``rows``."""
         wanted = self._wanted(rows)
-        px = self.plan.tile_px
-        out = np.empty((len(wanted), 3, px, px), dtype=np.uint8)
+        out = np.empty((len(wanted), *self.tile_shape), dtype=np.uint8)
         for positions, tiles in self._cut(wanted):
             out[positions] = tiles
         return out
@@ -176,10 +184,30 @@ class TileReader:
     def _cut(
         self, wanted: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
-        plan = self.plan
+        for positions, tiles in self._cut_width(0, wanted):
+            if len(self._plans) == 1:
+                yield positions, tiles
+                continue
+            stack = np.empty((len(positions), *self.tile_shape), np.uint8)
+            stack[:, :3] = tiles
+            for width in range(1, len(self._plans)):
+                # Tiles that are read together lie together, so that their chunks are few.
+                for own, wider in self._cut_width(width, wanted[positions]):
+                    stack[own, 3 * width : 3 * width + 3] = wider
+            yield positions, stack
+
+    def _cut_width(
+        self, width: int, wanted: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
+        plan = self._plans[width]
         x0, y0 = plan.x0[wanted], plan.y0[wanted]
-        for positions, tiles in stream_tiles(self._level, x0, y0, plan.side):
+        for positions, tiles in stream_tiles(self._levels[width], x0, y0, plan.side):
             yield positions, resize_tiles(tiles, plan.tile_px)
+
+
+def tile_widths(tile_um: float | Sequence[float]) -> tuple[float, ...]:
+    """Give one or several widths as a tuple."""
+    return tuple(tile_um) if isinstance(tile_um, Sequence) else (tile_um,)
 
 
 def _rows_by_chunk(

@@ -111,7 +111,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             validation_size=validation_size,
             validation_slides=validation_slides,
             seed=self.seed,
-            tile_um=self.tile_um,
+            tile_um=max(self.tile_widths),
             normalization=self.normalization,
         )
         self.split_note = self.split.note

@@ -165,7 +165,10 @@ class FilesMixin(ModelState):
             )
             if known
             else split_spots(
-                frames, seed=self.seed, tile_um=self.tile_um, normalization=self.normalization
+                frames,
+                seed=self.seed,
+                tile_um=max(self.tile_widths),
+                normalization=self.normalization,
             )
         )
 

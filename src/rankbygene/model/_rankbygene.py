@@ -56,6 +56,9 @@ class RankByGene(BaseSpatialModel):
         Average the predicted expression with a ridge regression on colour and texture statistics
         of the tile, fitted on the training spots. It helps most where the encoder starts from
         random weights and slides are few.
+    context_um
+        Further, usually larger, widths in micrometres: tiles of the same centre that the encoder sees
+        one by one. Their features are joined, so that a spot is represented with its surroundings.
     backbone, pretrained, weights
         Image encoder, see :func:`rankbygene.nn.build_backbone`.
     genes, panel_method
@@ -92,6 +95,7 @@ class RankByGene(BaseSpatialModel):
         n_latent: int | None = None,
         views: Literal[1, 8] = 8,
         statistics: bool = False,
+        context_um: Sequence[float] = (),
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
@@ -123,6 +127,7 @@ class RankByGene(BaseSpatialModel):
             n_latent=n_latent,
             views=views,
             statistics=statistics,
+            context_um=list(context_um),
         )
 
     def _build_module(self, network: torch.nn.Module) -> RankByGeneModule:
@@ -133,6 +138,7 @@ class RankByGene(BaseSpatialModel):
             n_latent=self.module_kwargs["n_latent"],
             head=self.module_kwargs["head"],
             statistics=self.module_kwargs["statistics"],
+            n_widths=len(self.tile_widths),
             pixel_mean=self.backbone.mean,
             pixel_std=self.backbone.std,
         )
@@ -269,7 +275,9 @@ class RankByGene(BaseSpatialModel):
     ) -> None:
         blocks = np.split(rows, np.arange(BATCH_SIZE, len(rows), BATCH_SIZE))
         statistics = [
-            color_texture_statistics(torch.from_numpy(self.tiles[block]).to(self.device)).cpu()
+            color_texture_statistics(
+                torch.from_numpy(self.tiles[block][:, :3]).to(self.device)
+            ).cpu()
             for block in blocks
         ]
         measured = bank.measured[bank.slide_of_row[rows]]

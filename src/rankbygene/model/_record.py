@@ -32,7 +32,7 @@ def model_record(model: ModelState) -> dict[str, Any]:
         "seed": model.seed,
         "setup": asdict(model.setup),
         "backbone": asdict(model.backbone),
-        "tile": {"um": model.tile_um, "px": model.tile_px},
+        "tile": {"um": model.tile_um, "px": model.tile_px, "widths_um": list(model.tile_widths)},
         "normalization": model.normalization.to_dict(),
         "panel_method": model.panel_method,
         "genes": list(model.genes),

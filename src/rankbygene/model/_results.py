@@ -228,7 +228,7 @@ class ResultsMixin(ModelState):
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Tiles of some rows, each with its place among them."""
         if self._tiles is None or self.frames.get(frame.slide) is not frame:
-            reader = TileReader(frame, tile_um=self.tile_um, tile_px=self.tile_px)
+            reader = TileReader(frame, tile_um=self.tile_widths, tile_px=self.tile_px)
             place = np.empty(frame.n_obs, np.intp)
             place[rows] = np.arange(len(rows))
             for found, tiles in reader.stream(rows):

@@ -82,10 +82,17 @@ class ModelState(TrainedModel, ABC):
         """Map expression ``[B, n_genes]`` to the gene branch's representation."""
 
     @property
+    def tile_widths(self) -> tuple[float, ...]:
+        """Widths of the tiles at each spot in micrometres, ``tile_um`` first."""
+        return (self.tile_um, *self.module_kwargs.get("context_um", ()))
+
+    @property
     def tiles(self) -> TileBank:
         """Tiles of the model's own slides, cut on first use and kept until :meth:`release`."""
         if self._tiles is None:
-            self._tiles = TileBank.build(self.frames, tile_um=self.tile_um, tile_px=self.tile_px)
+            self._tiles = TileBank.build(
+                self.frames, tile_um=self.tile_widths, tile_px=self.tile_px
+            )
         return self._tiles
 
     def release(self) -> None:
@@ -104,7 +111,8 @@ class ModelState(TrainedModel, ABC):
         problems = Problems()
         for frame in frames.values():
             with problems.collect():
-                plan_tiles(frame, tile_um=self.tile_um, tile_px=self.tile_px)
+                for width in self.tile_widths:
+                    plan_tiles(frame, tile_um=width, tile_px=self.tile_px)
         problems.raise_if_any()
 
     def _frames_of(self, sdata: SpatialDatas | None, *, counts: bool) -> dict[str, SpotFrame]:

@@ -21,7 +21,7 @@ from rankbygene.nn import (
     orientations,
 )
 
-__all__ = ["ImageBranch", "RankByGeneModule"]
+__all__ = ["ImageBranch", "RankByGeneModule", "split_widths"]
 
 Network = Literal["student", "teacher"]
 
@@ -67,6 +67,9 @@ class RankByGeneModule(SpotModule):
     statistics
         Whether the prediction is averaged with that of a linear map of colour and texture
         statistics, which :func:`rankbygene.train.fit_statistics` finds.
+    n_widths
+        Tiles of different widths at each spot, stacked along the channels of an image. The encoder
+        sees them one by one, and their features are joined.
     pixel_mean, pixel_std
         Channel statistics that the backbone expects, on the scale [0, 1].
 
@@ -88,6 +91,7 @@ class RankByGeneModule(SpotModule):
         dropout: float = 0.1,
         scaling: FeatureScaling = "standard",
         statistics: bool = False,
+        n_widths: int = 1,
         pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
@@ -96,12 +100,14 @@ class RankByGeneModule(SpotModule):
             msg = f"head={head!r} is not known; choose 'joint' or 'frozen'"
             raise InputValueError(msg)
         n_latent = n_features if n_latent is None else n_latent
+        n_features = n_widths * n_features
         predictor: nn.Module = (
             nn.Linear(n_features, n_genes)
             if head == "joint"
             else ExpressionMLP(n_features, n_genes, n_hidden, dropout, scaling)
         )
         self.head = head
+        self.n_widths = n_widths
         self.student = ImageBranch(backbone, ResidualMLP(n_features, n_latent), predictor)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.gene_encoder = ResidualMLP(n_genes, n_latent)
@@ -121,9 +127,22 @@ class RankByGeneModule(SpotModule):
         return self.student if network == "student" else self.teacher
 
     def image_features(self, images: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
-        """Encode images ``[B, 3, H, W]``, uint8 or float in [0, 1], to ``[B, n_features]``."""
-        features: torch.Tensor = self.branch(network).backbone(self.normalize_images(images))
-        return features
+        """Encode images, uint8 or float in [0, 1].
+
+        Parameters
+        ----------
+        images
+            ``[B, 3 * n_widths, H, W]``.
+        network
+            Which of the two encoders.
+
+        Returns
+        -------
+        ``[B, n_widths * n_features]``.
+        """
+        tiles = self.normalize_images(split_widths(images))
+        features: torch.Tensor = self.branch(network).backbone(tiles)
+        return features.view(len(images), -1)
 
     def project(self, features: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
         """Map features to the shared space ``[B, n_latent]``."""
@@ -153,7 +172,7 @@ class RankByGeneModule(SpotModule):
         Parameters
         ----------
         images
-            ``[B, 3, H, W]``, uint8 or float in [0, 1].
+            ``[B, 3 * n_widths, H, W]``, uint8 or float in [0, 1].
         views
             How many of the eight orientations; the first is the image as it is.
 
@@ -169,6 +188,11 @@ class RankByGeneModule(SpotModule):
         if self.statistics is not None:
             # Weights of correlated statistics are large and cancel: half precision would not do.
             with torch.autocast(images.device.type, enabled=False):
-                linear = self.statistics(color_texture_statistics(images))
+                linear = self.statistics(color_texture_statistics(images[:, :3]))
             predicted = (predicted + linear) / 2
         return torch.stack(features).mean(0), predicted
+
+
+def split_widths(images: torch.Tensor) -> torch.Tensor:
+    """Take tiles apart that are stacked along the channels: ``[B, 3 * n, H, W]`` to ``[B * n, 3, H, W]``."""
+    return images.view(-1, 3, *images.shape[2:])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
+from rankbygene.module._rankbygene import split_widths
 from rankbygene.nn.losses import (
     RankingReduction,
     RankingVariant,
@@ -138,11 +140,22 @@ class RankByGenePlan(SpotPlan):
         """Compute every term that has a weight, unweighted, for one batch."""
         module = self.module
         images = batch["image"].to(module.pixel_mean.dtype) / 255
-        strong = strong_view(images, generator, orientation=self.orientation)
+        strong = self._view(strong_view, images, generator)
         features = module.image_features(strong, "student")
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
             return self._terms(batch, images, features.float(), generator)
+
+    def _view(
+        self, view: Callable[..., torch.Tensor], images: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Augment; the tiles of one spot alike, where there are several."""
+        n_widths = self.module.n_widths
+        groups = None
+        if n_widths > 1:
+            groups = torch.arange(len(images), device=images.device).repeat_interleave(n_widths)
+        tiles = view(split_widths(images), generator, orientation=self.orientation, groups=groups)
+        return tiles.view(images.shape)
 
     def _terms(
         self,
@@ -167,7 +180,7 @@ class RankByGenePlan(SpotPlan):
                 reduction=self.ranking_reduction,
             )
         if self.weights["distillation"]:
-            weak = weak_view(images, generator, orientation=self.orientation)
+            weak = self._view(weak_view, images, generator)
             target = self._teacher_latent(weak)
             terms["distillation"] = info_nce(latent, target, self.temperature)
         if self.weights["expression"]:

@@ -43,7 +43,11 @@ def _random_flips(
 
 
 def weak_view(
-    images: torch.Tensor, generator: torch.Generator, *, orientation: Orientation = "all"
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    orientation: Orientation = "all",
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the teacher's view: a random orientation.
 
@@ -56,10 +60,12 @@ def weak_view(
     orientation
         ``"all"``: any of the eight. ``"released"``: the four that the authors' code can reach,
         none of which it ever shows to the student (its quarter turn is never left out).
+    groups
+        int64 ``[B]``, numbered from 0: images of one group are treated alike.
     """
     if orientation == "all":
-        return random_orientation(images, generator)
-    return torch.rot90(_random_flips(images, generator), 1, (-2, -1))
+        return random_orientation(images, generator, groups)
+    return torch.rot90(_random_flips(images, generator, groups), 1, (-2, -1))
 
 
 def strong_view(
