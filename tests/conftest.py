@@ -27,12 +27,19 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def make_slides() -> Callable[..., list[Any]]:
-    """Make small synthetic slides."""
+    """Make small synthetic slides; those of one setting are drawn once and copied."""
+    from spatialdata import deepcopy
+
     import rankbygene as rbg
 
+    drawn: dict[str, list[Any]] = {}
+
     def make(n_slides: int = 3, **kwargs: Any) -> list[Any]:
-        settings: dict[str, Any] = {"n_spots": 40, "n_genes": 30, "seed": 3}
-        return rbg.datasets.synthetic(n_slides=n_slides, **(settings | kwargs))
+        settings: dict[str, Any] = {"n_spots": 40, "n_genes": 30, "seed": 3, **kwargs}
+        key = repr((n_slides, sorted(settings.items())))
+        if key not in drawn:
+            drawn[key] = rbg.datasets.synthetic(n_slides=n_slides, **settings)
+        return [deepcopy(sdata) for sdata in drawn[key]]
 
     return make
 

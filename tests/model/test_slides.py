@@ -109,10 +109,12 @@ def test_survival_is_found_on_unseen_patients(cohort: Any) -> None:
     assert enrichment(model.get_attention(pick(cohort, test)), cohort.causal) > 1.3
 
 
+@pytest.mark.slow
 def test_discrete_survival_is_found_on_unseen_patients(cohort: Any) -> None:
     assert survive(cohort, loss="discrete", dropout=0.4)[0] >= 0.75
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_outcomes_are_permuted(cohort: Any) -> None:
     clinical = permuted(cohort)
     assert 0.3 < classify(cohort, clinical)[0] < 0.7

@@ -129,6 +129,7 @@ def test_which_parts_a_loss_reaches(contrast_on: str) -> None:
     assert reached(contrast) == both
 
 
+@pytest.mark.slow
 def test_contrast_after_cross_attention_is_solved_without_aligning_anything() -> None:
     """Image and gene vectors that know nothing of each other are told apart by the leak alone."""
     retrieval = {}

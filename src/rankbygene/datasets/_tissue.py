@@ -74,9 +74,11 @@ def draw_tissue(
     glands = _gland_centers(slide, shape, um_per_px, rng)
     lumen = _stamp(glands, np.full((len(glands), 2), 11.0), np.zeros(len(glands)), shape, um_per_px)
     image += lumen * (_LUMEN[:, None, None] - image)
-    nuclei, depth = _nuclei(slide, glands, shape, um_per_px, rng)
+    *casts, stain = slide.nuisance.on_grid(shape, um_per_px)
+    depth = 0.62 + 0.18 * np.tanh(stain)
+    nuclei = _nuclei(slide, glands, shape, um_per_px, rng)
     image += nuclei * depth * (_NUCLEUS[:, None, None] - image)
-    image = _recolour(image, slide, shape, um_per_px)
+    image = _recolour(image, slide, np.stack(casts), um_per_px)
     tissue = _tissue_mask(centers_um, shape, um_per_px)
     image = _GLASS + tissue * (image - _GLASS) + rng.normal(0, 2.0, (3, *shape))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
@@ -123,8 +125,8 @@ def _nuclei(
     shape: tuple[int, int],
     um_per_px: float,
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Coverage by nuclei, and how deeply they are stained, as maps."""
+) -> NDArray[np.float32]:
+    """Map the coverage by nuclei."""
     extent = np.array(shape[::-1]) * um_per_px
     points = rng.uniform(0, 1, (int(extent.prod() * _NUCLEUS_PER_UM2), 2)) * extent
     values = slide.program_values(points)
@@ -141,9 +143,7 @@ def _nuclei(
     radii = np.stack([radius * np.sqrt(stretch), radius / np.sqrt(stretch)], 1)
     # Nuclei turn towards a common direction as they become spindle-shaped.
     angle = 0.6 + (1 - spindle) * rng.uniform(-np.pi / 2, np.pi / 2, len(points))
-    coverage = _stamp(points, radii, angle, shape, um_per_px)
-    depth = 0.62 + 0.18 * np.tanh(slide.nuisance.on_grid(shape, um_per_px)[2])
-    return coverage, depth
+    return _stamp(points, radii, angle, shape, um_per_px)
 
 
 def _distance_to(points: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -189,11 +189,10 @@ def _stamp(
 
 
 def _recolour(
-    image: NDArray[np.float64], slide: Slide, shape: tuple[int, int], um_per_px: float
+    image: NDArray[np.float64], slide: Slide, casts: NDArray[np.float64], um_per_px: float
 ) -> NDArray[np.float64]:
     """Replace the local mean colour by the slide's stain and its two casts."""
     local = np.stack([_smooth(channel, 30 / um_per_px) for channel in image])
-    casts = slide.nuisance.on_grid(shape, um_per_px)[:2]
     directions = np.array([[7.0, 10.0, 4.0], [-5.0, 3.0, 9.0]])
     mean = np.array([201.0, 150.0, 190.0]) + slide.stain
     return np.asarray(
