@@ -17,7 +17,7 @@ from typing import Any
 import rankbygene as rbg
 from rankbygene.tl import ModelMethod
 
-EPOCHS = 30
+EPOCHS = 20
 
 
 def nh2st(plan: dict[str, Any] | None = None, **model: Any) -> ModelMethod:
@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    slides = rbg.datasets.synthetic(4, 200, 60, seed=0, n_patients=4)
+    slides = rbg.datasets.synthetic(3, 150, 60, seed=0, n_patients=3)
     begin = time.perf_counter()
     result = rbg.tl.cross_validate(
         slides,

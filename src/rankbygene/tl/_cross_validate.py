@@ -154,7 +154,8 @@ def cross_validate(
         ``store``. The result then holds these folds only.
     n_jobs
         Processes, each with as many threads as this one (``torch.set_num_threads``), so that the
-        numbers do not depend on it.
+        numbers do not depend on it. Objects in memory are copied to every process; those read from
+        a zarr store are not.
 
     Returns
     -------
