@@ -16,7 +16,13 @@ from sklearn.preprocessing import StandardScaler
 import rankbygene as rbg
 from rankbygene.data._expression import smoother
 from rankbygene.nn import color_texture_statistics
-from rankbygene.tl import BASELINES, FeatureMethod, ModelMethod, NestedSelection
+from rankbygene.tl import (
+    BASELINES,
+    EnsembleMethod,
+    FeatureMethod,
+    ModelMethod,
+    NestedSelection,
+)
 from rankbygene.tl._regressors import HestRidge
 
 
@@ -354,6 +360,16 @@ def test_nested_selection_takes_what_is_best_inside(patients: Any, cross_validat
     assert found.summary.loc["tuned", "pearson"] == found.summary.loc["ridge", "pearson"]
     with pytest.raises(ValueError, match="no candidates"):
         NestedSelection({})
+
+
+def test_an_ensemble_is_the_mean_of_its_members(patients: Any, cross_validate: Any) -> None:
+    members = {"colour": "ridge", "encoder": "backbone_ridge"}
+    judged = {"both": EnsembleMethod(members), **members}
+    layers = cross_validate(patients, judged, baselines=(), references=()).predictions.layers
+    mean = (layers["colour"] + layers["encoder"]) / 2
+    np.testing.assert_allclose(layers["both"], mean, rtol=1e-5, equal_nan=True)
+    with pytest.raises(ValueError, match="needs members"):
+        EnsembleMethod({})
 
 
 def test_best_genes_are_chosen_on_other_folds(patients: Any, cross_validate: Any) -> None:
