@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import anndata as ad
 import numpy as np
@@ -18,7 +18,7 @@ from rankbygene.data import Normalization, SpotFrame, TileReader, expression_mat
 from rankbygene.model._inference import default_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._setup import recall_setup, remember_setup
-from rankbygene.nn import build_backbone, color_texture_statistics
+from rankbygene.nn import build_backbone, color_texture_statistics, normalize_pixels
 from rankbygene.pp import choose_panel
 from rankbygene.tl._folds import Fold, patient_of
 
@@ -35,6 +35,7 @@ __all__ = [
     "TileFeatures",
     "TrainingData",
     "expression_of",
+    "held_out_frames",
     "light_copy",
     "sides",
 ]
@@ -70,6 +71,7 @@ class TileFeatures:
         self.frames = frames
         self.image = image
         self._known: dict[tuple[FeatureKind, str, int], NDArray[np.float32]] = {}
+        self._backbones: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}
 
     def get(
         self, kind: FeatureKind, rows: Mapping[str, NDArray[np.intp]], seed: int
@@ -86,12 +88,12 @@ class TileFeatures:
         frame = self.frames[slide]
         reader = TileReader(frame, tile_um=self.image.tile_um, tile_px=self.image.tile_px)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        extract, precision = color_texture_statistics, "32-true"
+        extract: Callable[[torch.Tensor], torch.Tensor] = color_texture_statistics
+        precision = "32-true"
         if kind == "backbone":
-            extract, precision = (
-                frozen_backbone(self.image, seed, device),
-                default_precision(device),
-            )
+            if seed not in self._backbones:
+                self._backbones[seed] = frozen_backbone(self.image, seed, device)
+            extract, precision = self._backbones[seed], default_precision(device)
         return run_over_tiles(
             lambda images: {"features": extract(images)},
             reader.stream(np.arange(frame.n_obs)),
@@ -102,7 +104,9 @@ class TileFeatures:
         )["features"]
 
 
-def frozen_backbone(image: ImageSettings, seed: int, device: torch.device) -> Any:
+def frozen_backbone(
+    image: ImageSettings, seed: int, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Build the encoder as it is before any training."""
     with forked_rng(seed):
         network, spec = build_backbone(
@@ -115,8 +119,7 @@ def frozen_backbone(image: ImageSettings, seed: int, device: torch.device) -> An
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (spec.mean, spec.std))
 
     def extract(images: torch.Tensor) -> torch.Tensor:
-        scaled = (images.float() / 255 - mean) / std
-        features: torch.Tensor = network(scaled.contiguous(memory_format=torch.channels_last))
+        features: torch.Tensor = network(normalize_pixels(images, mean, std))
         return features
 
     return extract
@@ -201,7 +204,7 @@ def sides(
         name: light_copy(frames[name], rows, patient=patient_of(frames[name]), with_counts=True)
         for name, rows in fold.train.items()
     }
-    copies = resolve_copies(slides, counts=True)
+    copies = resolve_slides(slides, recall_setup)
     panel = (
         choose_panel(list(copies.values()), genes, method=panel_method)
         if isinstance(genes, int)
@@ -225,9 +228,13 @@ def expression_of(
     return np.where(measured, values, np.float32(np.nan))
 
 
-def resolve_copies(slides: Mapping[str, SpatialData], *, counts: bool) -> dict[str, SpotFrame]:
-    """Resolve what :func:`light_copy` made."""
-    return resolve_slides(slides, recall_setup, counts=counts)
+def held_out_frames(frames: Mapping[str, SpotFrame], fold: Fold) -> dict[str, SpotFrame]:
+    """Frames of the held-out spots alone, counts included: their smoothing uses no training spot."""
+    copies = {
+        name: light_copy(frames[name], rows, patient=None, with_counts=True)
+        for name, rows in fold.test.items()
+    }
+    return resolve_slides(copies, recall_setup)
 
 
 def light_copy(

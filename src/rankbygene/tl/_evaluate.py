@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rankbygene.data import expression_matrix
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import run_over_tiles
@@ -19,7 +18,9 @@ from rankbygene.model._random import forked_rng
 from rankbygene.model._state import spot_ids
 from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.nn._backbone import CUSTOM
-from rankbygene.tl._regressors import MeanRegressor, fill_unmeasured, ridge
+from rankbygene.tl._data import expression_of
+from rankbygene.tl._regressors import MeanRegressor, ridge
+from rankbygene.train._statistics import fill_unmeasured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,11 +224,10 @@ def _targets(
     model: BaseSpatialModel, frames: Mapping[str, SpotFrame]
 ) -> dict[str, NDArray[np.float32]]:
     """Measured expression on the training scale, NaN for genes that a slide lacks."""
-    targets = {}
-    for name, frame in frames.items():
-        values, measured = expression_matrix(frame, model.genes, model.normalization)
-        targets[name] = np.where(measured, values, np.float32(np.nan))
-    return targets
+    return {
+        name: expression_of(frame, model.genes, model.normalization)
+        for name, frame in frames.items()
+    }
 
 
 def _warn_missing(truth: Mapping[str, NDArray[np.float32]], genes: Sequence[str]) -> None:

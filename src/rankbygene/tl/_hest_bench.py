@@ -18,7 +18,7 @@ from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.io._hest_bench import PATCH_PX, BenchTask, patch_blocks, read_bench
 from rankbygene.model._inference import Precision, default_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
-from rankbygene.nn import build_backbone, color_statistics
+from rankbygene.nn import build_backbone, color_statistics, normalize_pixels
 from rankbygene.tl._hest_folds import ENCODER, BenchBaseline, Features, score_task
 from rankbygene.tl._hest_result import HestBench, summarise_bench
 from rankbygene.tl._regressors import N_COMPONENTS
@@ -208,8 +208,7 @@ def _forward(
     """Describe uint8 patches in each way that is asked for, so that each is read once."""
 
     def forward(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        scaled = (images.float() / 255 - mean) / std
-        features = {ENCODER: network(scaled.contiguous(memory_format=torch.channels_last))}
+        features = {ENCODER: network(normalize_pixels(images, mean, std))}
         if "ridge" in baselines:
             features["ridge"] = color_statistics(images)
         return features

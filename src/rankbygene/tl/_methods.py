@@ -13,8 +13,9 @@ import torch
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
 from rankbygene.tl._ensemble import EnsembleMethod
-from rankbygene.tl._regressors import HestRidge, MeanRegressor, fill_unmeasured, mlp, ridge
+from rankbygene.tl._regressors import HestRidge, MeanRegressor, mlp, ridge
 from rankbygene.tl._selection import NestedSelection
+from rankbygene.train._statistics import fill_unmeasured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from rankbygene.train._statistics import RIDGE_PENALTIES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HestRidge", "MeanRegressor", "fill_unmeasured", "mlp", "ridge"]
+__all__ = ["HestRidge", "MeanRegressor", "mlp", "ridge"]
 
 N_COMPONENTS = 256
 
@@ -37,7 +39,7 @@ def ridge() -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), _Components(), RidgeCV(alphas=np.logspace(-1, 6, 15)))
+    return make_pipeline(StandardScaler(), _Components(), RidgeCV(alphas=RIDGE_PENALTIES))
 
 
 class HestRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -110,9 +112,3 @@ class _Components(BaseEstimator):  # type: ignore[misc]
     def transform(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         components: NDArray[np.floating] = self.pca_.transform(X)
         return components
-
-
-def fill_unmeasured(targets: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Put a gene's mean where it was not measured, which pulls no regression anywhere."""
-    values = targets.astype(np.float64)
-    return np.where(np.isnan(values), np.nanmean(values, axis=0), values)

@@ -19,7 +19,7 @@ from rankbygene.metrics import (
     spearman,
     variance_ratio,
 )
-from rankbygene.tl._data import expression_of, light_copy, resolve_copies
+from rankbygene.tl._data import expression_of, held_out_frames
 from rankbygene.tl._folds import patient_of
 from rankbygene.tl._references import ceiling_of, neighbour_prediction
 from rankbygene.tl._result import CEILING, CrossValidation
@@ -63,7 +63,7 @@ def assemble(
     for (seed, name), found in outcomes.items():
         fold = study.folds[name]
         genes = next(iter(found.values())).genes
-        frames = _held_out(study, fold)
+        frames = held_out_frames(study.frames, fold)
         truth = {
             slide: expression_of(frame, genes, study.normalization)
             for slide, frame in frames.items()
@@ -91,15 +91,6 @@ def assemble(
         references=references,
         provenance=provenance,
     )
-
-
-def _held_out(study: Study, fold: Fold) -> dict[str, SpotFrame]:
-    """Frames of the held-out spots alone: their smoothing uses no training spot."""
-    copies = {
-        name: light_copy(study.frames[name], rows, patient=None, with_counts=True)
-        for name, rows in fold.test.items()
-    }
-    return resolve_copies(copies, counts=True)
 
 
 def _by_slide(outcome: Outcome, fold: Fold) -> dict[str, NDArray[np.float32]]:
@@ -205,11 +196,11 @@ def _predictions(
 
 def _join(parts: list[AnnData]) -> AnnData:
     """Stack folds; a gene outside a fold's panel is NaN there."""
-    genes = list(dict.fromkeys(gene for part in parts for gene in part.var_names))
+    genes = pd.Index(dict.fromkeys(gene for part in parts for gene in part.var_names))
 
     def spread(values: NDArray[np.float32], part: AnnData) -> NDArray[np.float32]:
         wide = np.full((part.n_obs, len(genes)), np.nan, np.float32)
-        wide[:, [genes.index(gene) for gene in part.var_names]] = values
+        wide[:, genes.get_indexer(part.var_names)] = values
         return wide
 
     obs = pd.concat([part.obs for part in parts]).astype("category")

@@ -11,7 +11,7 @@ import numpy as np
 
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
-from rankbygene.tl._data import TileFeatures, expression_of, light_copy, resolve_copies, sides
+from rankbygene.tl._data import TileFeatures, expression_of, held_out_frames, sides
 from rankbygene.tl._folds import Fold, make_folds, patient_of
 
 if TYPE_CHECKING:
@@ -110,11 +110,7 @@ def inner_folds(train: TrainingData, n_splits: int | None) -> list[Fold]:
 
 
 def _truth(train: TrainingData, fold: Fold) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    copies = {
-        name: light_copy(train.frames[name], rows, patient=None, with_counts=True)
-        for name, rows in fold.test.items()
-    }
-    frames = resolve_copies(copies, counts=True)
+    frames = held_out_frames(train.frames, fold)
     values = [expression_of(frame, train.genes, train.normalization) for frame in frames.values()]
     slides = np.repeat(np.arange(len(values)), [len(part) for part in values])
     return np.concatenate(values), slides

@@ -11,7 +11,9 @@ from torch import nn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["fit_statistics"]
+__all__ = ["RIDGE_PENALTIES", "fill_unmeasured", "fit_statistics"]
+
+RIDGE_PENALTIES = np.logspace(-1, 6, 15)
 
 
 def fit_statistics(
@@ -36,15 +38,18 @@ def fit_statistics(
     from sklearn.linear_model import RidgeCV
 
     inputs = statistics.astype(np.float64)
-    targets = expression.astype(np.float64)
-    means = np.nanmean(targets, axis=0)
     center, scale = inputs.mean(0), inputs.std(0)
     scale[scale < 1e-12] = 1.0
-    ridge = RidgeCV(alphas=np.logspace(-1, 6, 15)).fit(
-        (inputs - center) / scale, np.where(np.isnan(targets), means, targets)
-    )
+    ridge = RidgeCV(alphas=RIDGE_PENALTIES)
+    ridge.fit((inputs - center) / scale, fill_unmeasured(expression))
     weight = np.atleast_2d(ridge.coef_) / scale
     bias = np.atleast_1d(ridge.intercept_) - weight @ center
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight))
         layer.bias.copy_(torch.from_numpy(bias))
+
+
+def fill_unmeasured(targets: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Put a gene's mean where it was not measured, which pulls no regression anywhere."""
+    values = targets.astype(np.float64)
+    return np.where(np.isnan(values), np.nanmean(values, axis=0), values)
