@@ -2,7 +2,8 @@
 
 For the folds that hold out C2 and C5 of her2st, a validation section is taken from the training side
 (C3 and C4) and the network is trained on the other two. Nothing here looks at the section that the
-fold holds out. Set ``RANKBYGENE_DATA`` and run ``python benchmarks/recipe_search.py``.
+fold holds out. Set ``RANKBYGENE_DATA`` and run ``python benchmarks/recipe_search.py``, for the other method
+with ``--method nh2st``.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import rankbygene as rbg
 INNER = {"C2": (["C4", "C5"], "C3"), "C5": (["C2", "C3"], "C4")}
 OFF = {"contrast": 0.0, "alpha": 0.0, "beta": 0.0}
 
-# Settings of the model and of the plan; what is not named is as in `BASE`.
+# Settings of the model and of training; what is not named is as in `BASE`, or the default.
 BASE: dict[str, Any] = {"gamma": 10.0, "contrast": 1.0, "alpha": 1.0, "beta": 1.0}
-CANDIDATES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+RANKBYGENE: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"tile_um": 224}, {}, 30),
     ({"tile_um": 224}, OFF, 30),
     ({"tile_um": 224}, {"lr": 3e-3, "gene_lr": 3e-3}, 30),
@@ -34,31 +35,67 @@ CANDIDATES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"tile_um": 600, "tile_px": 96}, OFF, 30),
     ({"tile_um": 800}, OFF, 30),
 ]
+ALONE = {"lambda_neighbour": 0.0}
+NO_CONTRAST = {"lambda_query": 0.0, "lambda_neighbour": 0.0}
+LIGHT = {"lambda_query": 0.3, "lambda_neighbour": 0.15}
+NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
+    ({}, {}, 25),
+    ({"decode_from": "query"}, ALONE, 25),
+    ({}, {"patch_size": 8}, 25),
+    ({}, NO_CONTRAST, 25),
+    ({"decode_from": "query"}, {}, 25),
+    ({"contrast_on": "post"}, {}, 25),
+    ({"contrast_on": "post", "tokens": "vector"}, {}, 25),
+    ({}, LIGHT, 25),
+    ({"activation": "relu"}, {}, 25),
+    ({"tile_um": 224}, {}, 25),
+    ({"tile_um": 224, "decode_from": "query"}, ALONE, 25),
+    ({"tile_um": 224}, {"patch_size": 8}, 25),
+    ({}, {"patch_size": 4}, 25),
+    ({"tile_um": 224, "decode_from": "query"}, {}, 25),
+    ({"tile_um": 224, "contrast_on": "post"}, {}, 25),
+    ({}, {"color": False}, 25),
+    ({}, {}, 50),
+    ({}, {"patch_size": 8}, 50),
+    ({"decode_from": "query"}, ALONE, 50),
+]
+METHODS: dict[str, tuple[Any, dict[str, Any], Any]] = {
+    "rankbygene": (rbg.model.RankByGene, BASE, RANKBYGENE),
+    "nh2st": (rbg.model.NH2ST, {}, NH2ST),
+}
 
 
 def score(
-    slides: dict[str, Any], fold: str, model: dict[str, Any], plan: dict[str, Any], epochs: int
+    method: str,
+    slides: dict[str, Any],
+    fold: str,
+    model: dict[str, Any],
+    training: dict[str, Any],
+    epochs: int,
 ) -> dict[str, Any]:
     """Train on the inner training sections and score the validation section."""
     train, validation = INNER[fold]
+    build, base, _ = METHODS[method]
+    plan = base | training
+    batches = {name: plan.pop(name) for name in ("batch_size", "patch_size") if name in plan}
     begin = time.perf_counter()
-    network = rbg.model.RankByGene(
+    network = build(
         {name: slides[name] for name in train},
         backbone="resnet18",
         pretrained=False,
         validation_size=0.0,
         seed=0,
-        **({"tile_px": 64} | model),
+        **({"tile_px": 64, "tile_um": 600} | model),
     )
-    network.train(epochs, plan_kwargs=BASE | plan, enable_progress_bar=False)
+    network.train(epochs, plan_kwargs=plan, enable_progress_bar=False, **batches)
     found = rbg.tl.evaluate(network, {validation: slides[validation]}, baselines=["color"])
     return {
         "fold": fold,
         "validation": validation,
         "model": model,
-        "plan": plan,
+        "plan": training,
         "epochs": epochs,
-        "pearson": round(float(found.summary.loc["rankbygene", "pearson"]), 4),
+        "pearson": round(float(found.summary.loc[method, "pearson"]), 4),
         "colour ridge": round(float(found.summary.loc["color", "pearson"]), 4),
         "seconds": round(time.perf_counter() - begin),
     }
@@ -67,18 +104,22 @@ def score(
 def main() -> None:
     """Score every candidate and append one line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recipe_search.jsonl"))
+    parser.add_argument("--method", choices=list(METHODS), default="rankbygene")
+    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     arguments = parser.parse_args()
+    method = arguments.method
+    name = "recipe_search" if method == "rankbygene" else f"recipe_search_{method}"
+    out = arguments.out or Path("benchmarks/results") / f"{name}.jsonl"
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     slides = rbg.datasets.her2st()
-    rbg.model.RankByGene.setup_spatialdata(slides, patient_key="patient")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for model, plan, epochs in CANDIDATES:
+    METHODS[method][0].setup_spatialdata(slides, patient_key="patient")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for model, training, epochs in METHODS[method][2]:
         for fold in INNER:
-            record = score(slides, fold, model, plan, epochs)
-            with arguments.out.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(record) + "\n")
+            record = score(method, slides, fold, model, training, epochs)
+            with out.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record) + "\n")
             print(json.dumps(record), flush=True)
 
 
