@@ -119,7 +119,17 @@ def test_predict_and_evaluate_use_the_saved_model(
         cli.app, ["predict", model, str(stores[2]), "--out", str(tmp_path / "out.zarr")]
     )
     assert done.exit_code == 0, done.output
-    assert read_zarr(tmp_path / "out.zarr")["rankbygene"].n_vars == 8
+    whole = read_zarr(tmp_path / "out.zarr")
+    assert whole["rankbygene"].n_vars == 8
+    done = runner.invoke(
+        cli.app,
+        ["predict", model, str(stores[2]), "--out", str(tmp_path / "t.zarr"), "--table-only"]
+        + ["--device", "cpu"],
+    )
+    assert done.exit_code == 0, done.output
+    alone = read_zarr(tmp_path / "t.zarr")
+    assert not alone.images
+    assert sorted(alone["rankbygene"].obs_names) == sorted(whole["rankbygene"].obs_names)
     done = runner.invoke(
         cli.app,
         [

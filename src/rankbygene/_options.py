@@ -22,6 +22,14 @@ Out = Annotated[Path, typer.Option(help="Store to write.")]
 Outs = Annotated[
     list[Path], typer.Option(help="Store to write; once per slide, in the order of the slides.")
 ]
+TableOnly = Annotated[
+    bool,
+    typer.Option(
+        "--table-only",
+        help="Write only the table and its shapes, part by part: in little memory, by several processes "
+        "under torchrun, and the same command after an interruption goes on.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 TableKey = Annotated[str, typer.Option(help="Table with the counts.")]

@@ -141,12 +141,17 @@ def predict(
     coordinate_system: opt.CoordinateSystem = None,
     um_per_px: opt.UmPerPx = None,
     step_um: opt.StepUm = None,
+    device: opt.Device = None,
+    table_only: opt.TableOnly = False,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Predict expression on a slide from its image alone."""
     with _step():
+        from rankbygene.model._inference import choose_device
+
         _check_free([out], overwrite=overwrite)
         model = _load(model_dir)
+        model.to_device(choose_device(device))
         sdata = _read_slide(slide)
         model.predict_slide(
             sdata,
@@ -157,7 +162,10 @@ def predict(
             um_per_px=um_per_px,
             step_um=step_um,
             overwrite=overwrite,
+            out=out if table_only else None,
         )
+        if table_only:
+            return
         from rankbygene.io import fill_store
 
         with ExitStack() as outputs:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,3 +105,14 @@ class SpotFrame:
     def centers_um(self) -> NDArray[np.float64]:
         """Spot centres in micrometres, ``[n, 2]``."""
         return self.centers * self.um_per_unit
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Give the frame of some spots, in the order of ``rows``."""
+        return replace(
+            self,
+            rows=self.rows[rows],
+            obs_names=self.obs_names[rows],
+            instances=self.instances[rows],
+            centers=self.centers[rows],
+            array_index=None if self.array_index is None else self.array_index[rows],
+        )

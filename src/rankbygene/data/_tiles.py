@@ -177,6 +177,17 @@ class TileReader:
             out[positions] = tiles
         return out
 
+    def reading_order(self) -> NDArray[np.intp]:
+        """Order of the spots ``[n]`` in which :meth:`stream` comes to them.
+
+        Spots that follow each other in it lie in the same chunks of the image.
+        """
+        plan = self.plan
+        _, stop_y = _touched(self._levels[0].chunks[1], plan.y0, plan.side)
+        _, stop_x = _touched(self._levels[0].chunks[2], plan.x0, plan.side)
+        order: NDArray[np.intp] = np.lexsort((plan.x0, plan.y0, stop_x, stop_y))
+        return order
+
     def _wanted(self, rows: Any) -> NDArray[np.intp]:
         every = np.arange(len(self.plan.x0))
         return every if rows is None else every[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
@@ -9,10 +10,34 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from rankbygene.errors import InputValueError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Check a device; by default the GPU of this process where there is one, else the CPU.
+
+    Of several processes on a machine, ``torchrun`` numbers each in ``LOCAL_RANK``.
+
+    Raises
+    ------
+    InputValueError
+        The device cannot be used here.
+    """
+    if device is None:
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"device={device!r} cannot be used here ({error}); pass 'cpu', or none to choose"
+        raise InputValueError(msg) from error
+    return place
 
 
 def default_precision(device: torch.device) -> Precision:

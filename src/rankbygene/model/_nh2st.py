@@ -84,6 +84,7 @@ class NH2ST(BaseSpatialModel):
 
     method: ClassVar[str] = "nh2st"
     module: NH2STModule
+    _nearest: tuple[SpotFrame, NDArray[np.intp]] | None = None
 
     def __init__(
         self,
@@ -277,7 +278,7 @@ class NH2ST(BaseSpatialModel):
     def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         if self.module.decode_from == "query":
             return rows
-        return local_places(nearest_spots(frame.centers, self._n)[rows])[0]
+        return local_places(self._neighbours_of(frame)[rows])[0]
 
     def _combine(
         self,
@@ -290,7 +291,7 @@ class NH2ST(BaseSpatialModel):
         if self.module.decode_from == "query":
             return values
         self._warn_of_spacing(frame)
-        _, places = local_places(nearest_spots(frame.centers, self._n)[rows])
+        _, places = local_places(self._neighbours_of(frame)[rows])
         expression = np.empty((len(rows), len(self.genes)), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
             block = slice(start, start + _AT_ONCE)
@@ -301,6 +302,12 @@ class NH2ST(BaseSpatialModel):
                 predicted = self.module.predict_from_features(features, neighbours)
             expression[block] = predicted.cpu().numpy()
         return {"latent": values["latent"][places[:, 0]], "expression": expression}
+
+    def _neighbours_of(self, frame: SpotFrame) -> NDArray[np.intp]:
+        """Nearest spots of a slide, kept for the last one, which large slides ask for many times."""
+        if self._nearest is None or self._nearest[0] is not frame:
+            self._nearest = frame, nearest_spots(frame.centers, self._n)
+        return self._nearest[1]
 
     def _warn_of_spacing(self, frame: SpotFrame) -> None:
         """Say when neighbours are nearer or farther than those that the model learned from."""

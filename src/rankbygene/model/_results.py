@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -21,8 +22,9 @@ from rankbygene.model._annotate import (
 )
 from rankbygene.model._inference import run_over_tiles
 from rankbygene.model._record import provenance
-from rankbygene.model._slide import add_slide_table, slide_frame
+from rankbygene.model._slide import slide_frame, slide_table
 from rankbygene.model._state import ModelState, spot_ids
+from rankbygene.model._stream import predict_to_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,8 +155,13 @@ class ResultsMixin(ModelState):
         um_per_px: float | None = None,
         step_um: float | None = None,
         overwrite: bool = False,
+        out: str | Path | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> None:
         """Predict a slide that has an image only, and add the result as a table.
+
+        With ``out`` the table goes to a store on disk instead, part by part, and memory holds little
+        of it however large the slide is.
 
         Parameters
         ----------
@@ -175,14 +182,29 @@ class ResultsMixin(ModelState):
             Distance between tile centres. By default the tile width; smaller steps overlap the
             tiles and make a denser map.
         overwrite
-            Replace a table (and tiles) of that name.
+            Replace a table (and tiles) of that name, or the store ``out``.
+        out
+            Write a store with the table and the shapes that it annotates here, and leave ``sdata`` as it
+            is. The rows of the table are in the order in which the image is read. What is finished
+            waits in the folder ``<out>.parts``: the same call after an interruption goes on where it
+            stopped.
+        shard
+            With ``out``: ``(i, n)`` computes the ``i``-th of ``n`` shares, counted from 0; whoever comes
+            last writes the store, which is the same as one process would have written. By default what
+            ``torchrun`` says in ``RANK`` and ``WORLD_SIZE``, else all.
 
         Raises
         ------
         OutputExistsError
-            A table of that name exists and ``overwrite`` is False.
+            A table of that name, or the store, exists and ``overwrite`` is False.
+        InputValueError
+            ``shard`` is no share, or comes without ``out``; or the folder of parts belongs to another
+            model or slide.
         """
         self._check_trained()
+        if shard is not None and out is None:
+            msg = f"shard={shard} divides what is written to disk; pass out=... as well"
+            raise InputValueError(msg)
         frame, tiles = slide_frame(
             sdata,
             image_key=image_key,
@@ -192,20 +214,32 @@ class ResultsMixin(ModelState):
             um_per_px=um_per_px,
             tile_um=self.tile_um,
             step_um=step_um,
-            overwrite=overwrite,
+            overwrite=overwrite or out is not None,
         )
         self._check_tiles({frame.slide: frame})
+        if out is not None:
+            element = sdata[frame.region] if tiles is None else tiles
+            predict_to_store(
+                self,
+                frame,
+                element,
+                Path(out),
+                table_key=table_key,
+                shard=shard,
+                overwrite=overwrite,
+            )
+            return
         values = self._run(frame)
-        add_slide_table(
-            sdata,
+        table = slide_table(
             frame,
-            tiles=tiles,
-            table_key=table_key,
-            expression=pd.DataFrame(values["expression"], columns=self.genes),
-            latent=values["latent"],
+            **values,
+            genes=self.genes,
             keys=Keys(self.method),
             params=provenance(self, [frame]),
         )
+        if tiles is not None:
+            sdata.shapes[frame.region] = tiles
+        sdata.tables[table_key] = table
 
     def _run(
         self, frame: SpotFrame, rows: NDArray[np.intp] | None = None
@@ -228,7 +262,7 @@ class ResultsMixin(ModelState):
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Tiles of some rows, each with its place among them."""
         if self._tiles is None or self.frames.get(frame.slide) is not frame:
-            reader = TileReader(frame, tile_um=self.tile_widths, tile_px=self.tile_px)
+            reader = self._reader(frame)
             place = np.empty(frame.n_obs, np.intp)
             place[rows] = np.arange(len(rows))
             for found, tiles in reader.stream(rows):
@@ -238,6 +272,9 @@ class ResultsMixin(ModelState):
         for first in range(0, len(rows), BATCH_SIZE):
             block = np.arange(first, min(first + BATCH_SIZE, len(rows)))
             yield block, self._tiles[start + rows[block]]
+
+    def _reader(self, frame: SpotFrame) -> TileReader:
+        return TileReader(frame, tile_um=self.tile_widths, tile_px=self.tile_px)
 
     def _run_genes(self, frame: SpotFrame) -> NDArray[np.float32]:
         values, measured = expression_matrix(frame, self.genes, self.normalization)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
-import numpy as np
 import pandas as pd
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
@@ -17,7 +16,6 @@ from rankbygene.pp import find_tissue_tiles
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
-    from numpy.typing import NDArray
 
     from rankbygene._keys import Keys
     from rankbygene.data import SpotFrame
@@ -88,32 +86,39 @@ def tissue_frame(
     return frame, tiles
 
 
-def add_slide_table(
-    sdata: SpatialData,
+def slide_table(
     frame: SpotFrame,
     *,
-    tiles: GeoDataFrame | None,
-    table_key: str,
-    expression: pd.DataFrame,
-    latent: NDArray[np.float32],
+    expression: Any,
+    latent: Any,
+    genes: Sequence[str],
     keys: Keys,
     params: Mapping[str, Any],
-) -> None:
-    """Add predictions as a table annotating ``frame.region``, and the tiles made for it."""
+) -> ad.AnnData:
+    """Build a table that annotates ``frame.region``, of arrays in memory or lazy ones.
+
+    Parameters
+    ----------
+    frame
+        The spots; rows of the table.
+    expression, latent
+        ``[n_obs, n_genes]`` and ``[n_obs, n_latent]``.
+    genes
+        Names of the columns of ``expression``.
+    keys, params
+        Name of the representation; provenance.
+    """
     obs = pd.DataFrame(
         {"region": pd.Categorical([frame.region] * frame.n_obs), "instance_id": frame.instances},
         index=pd.Index(frame.obs_names.astype(str)),
     )
     table = ad.AnnData(
-        X=expression.to_numpy(np.float32),
+        X=expression,
         obs=obs,
-        var=pd.DataFrame(index=expression.columns.astype(str)),
+        var=pd.DataFrame(index=pd.Index(list(genes)).astype(str)),
         obsm={keys.latent: latent, "spatial": frame.centers},
         uns={keys.params: dict(params)},
     )
-    table = TableModel.parse(
+    return TableModel.parse(
         table, region=frame.region, region_key="region", instance_key="instance_id"
     )
-    if tiles is not None:
-        sdata.shapes[frame.region] = tiles
-    sdata.tables[table_key] = table

@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from rankbygene.data import Normalization, SpotFrame, TileReader, expression_matrix, resolve_slides
-from rankbygene.model._inference import default_precision, run_over_tiles
+from rankbygene.model._inference import choose_device, default_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.nn import build_backbone, color_texture_statistics, normalize_pixels
@@ -87,7 +87,7 @@ class TileFeatures:
     def _compute(self, kind: FeatureKind, slide: str, seed: int) -> NDArray[np.float32]:
         frame = self.frames[slide]
         reader = TileReader(frame, tile_um=self.image.tile_um, tile_px=self.image.tile_px)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = choose_device()
         extract: Callable[[torch.Tensor], torch.Tensor] = color_texture_statistics
         precision = "32-true"
         if kind == "backbone":

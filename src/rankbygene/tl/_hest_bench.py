@@ -16,7 +16,12 @@ import torch
 
 from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.io._hest_bench import PATCH_PX, BenchTask, patch_blocks, read_bench
-from rankbygene.model._inference import Precision, default_precision, run_over_tiles
+from rankbygene.model._inference import (
+    Precision,
+    choose_device,
+    default_precision,
+    run_over_tiles,
+)
 from rankbygene.model._random import forked_rng
 from rankbygene.nn import build_backbone, color_statistics, normalize_pixels
 from rankbygene.tl._hest_folds import ENCODER, BenchBaseline, Features, score_task
@@ -121,7 +126,7 @@ def hest_bench(
     """
     names = _task_names(tasks)
     _check_options(baselines, variant, batch_size, precision)
-    place = _choose_device(device)
+    place = choose_device(device)
     bench = read_bench(Path(path), names, drop_unmatched=variant == "corrected")
     _warn_unmatched(bench)
     mode = precision or default_precision(place)
@@ -180,18 +185,6 @@ def _check_options(
     if batch_size < 1:
         msg = f"batch_size={batch_size} must be 1 or more"
         raise InputValueError(msg)
-
-
-def _choose_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        msg = f"device={device!r} cannot be used here ({error}); pass 'cpu', or none to choose"
-        raise InputValueError(msg) from error
-    return place
 
 
 def _channels(values: Sequence[float], device: torch.device) -> torch.Tensor:

@@ -1,0 +1,210 @@
+"""Predictions of large slides: part by part to disk, by one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+from filelock import FileLock, Timeout
+from spatialdata import SpatialData
+
+from rankbygene._keys import Keys
+from rankbygene.errors import InputValueError, OutputExistsError
+from rankbygene.io._atomic import atomic_directory, fill_store
+from rankbygene.io._parts import Parts
+from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._record import provenance
+from rankbygene.model._slide import slide_table
+from rankbygene.nn._weights import hash_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.data import SpotFrame, TileReader
+    from rankbygene.model._results import ResultsMixin
+
+# Spots of a part: their tiles at 224 px take 150 MB.
+PART_SIZE = 1024
+BATCH_SIZE = 64
+
+
+def predict_to_store(
+    model: ResultsMixin,
+    frame: SpotFrame,
+    element: Any,
+    out: Path,
+    *,
+    table_key: str,
+    shard: tuple[int, int] | None,
+    overwrite: bool,
+) -> None:
+    """Predict the spots of a frame, or a share of them, and write a store when all are there.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    frame
+        The spots.
+    element
+        Shapes or labels that the spots are.
+    out
+        The store.
+    table_key
+        Name of the table in it.
+    shard
+        Share of the parts to compute, ``(i, n)``; None takes what ``torchrun`` says, or all.
+    overwrite
+        Replace a store that is there.
+    """
+    if out.exists() and not overwrite:
+        msg = f"{out} exists already; pass another path, or overwrite=True to replace it"
+        raise OutputExistsError(msg)
+    index, n_shards = _checked(shard or _launched())
+    frame = frame.take(model._reader(frame).reading_order())
+    reader = model._reader(frame)
+    parts = Parts(
+        out.with_name(f"{out.name}.parts"),
+        _job(model, frame, reader, table_key),
+        n_rows=frame.n_obs,
+        part_size=PART_SIZE,
+    )
+    own = np.array_split(np.arange(len(parts)), n_shards)[index].tolist()
+    _compute(model, reader, parts, [part for part in own if not parts.is_done(part)])
+    if parts.is_complete():
+        _assemble(model, frame, element, parts, out, table_key=table_key, overwrite=overwrite)
+
+
+def _checked(shard: tuple[int, int]) -> tuple[int, int]:
+    index, n_shards = shard
+    if not 0 <= index < n_shards:
+        msg = f"shard={shard} is no share; pass (i, n) with 0 <= i < n, such as (0, 4)"
+        raise InputValueError(msg)
+    return index, n_shards
+
+
+def _launched() -> tuple[int, int]:
+    """Rank and number of processes, as ``torchrun`` tells them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) -> dict[str, Any]:
+    """Describe what is computed, so that parts of something else are not taken for it."""
+    plan, spots = reader.plan, hashlib.sha256()
+    for values in (frame.instances.astype(str), plan.x0, plan.y0):
+        spots.update("\n".join(map(str, values.tolist())).encode())
+    return {
+        "method": model.method,
+        "weights": hash_weights(model.module),
+        "settings": {key: str(value) for key, value in sorted(model.module_kwargs.items())},
+        "genes": list(model.genes),
+        "table": table,
+        "region": frame.region,
+        "image": [frame.image_key, plan.level, *plan.shape],
+        "tile": [plan.side, plan.tile_px, *model.tile_widths],
+        "spots": spots.hexdigest(),
+    }
+
+
+def _compute(model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list[int]) -> None:
+    """Apply the network to every tile of some parts.
+
+    A part is computed by itself, so that its numbers do not depend on who computes which others.
+    """
+    model.module.eval()
+    for part, tiles in _tiles_of_parts(reader, parts, wanted):
+        values = run_over_tiles(
+            model._apply,
+            [(np.arange(len(tiles)), tiles)],
+            len(tiles),
+            device=model.device,
+            batch_size=BATCH_SIZE,
+        )
+        parts.write(part, values)
+
+
+def _tiles_of_parts(
+    reader: TileReader, parts: Parts, wanted: Iterable[int]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Read the tiles of parts in one pass over the image, and hand each part over once it is whole."""
+    slices = [np.arange(rows.start, rows.stop) for rows in map(parts.rows, wanted)]
+    if not slices:
+        return
+    begun: dict[int, tuple[NDArray[np.uint8], int]] = {}
+    for rows, tiles in reader.stream(np.concatenate(slices)):
+        part_of_row = rows // parts.part_size
+        for part in np.unique(part_of_row).tolist():
+            own, inside = parts.rows(part), part_of_row == part
+            size = own.stop - own.start
+            held, n_found = begun.get(part) or (np.empty((size, *tiles.shape[1:]), np.uint8), 0)
+            held[rows[inside] - own.start] = tiles[inside]
+            begun[part] = held, n_found + int(inside.sum())
+            if begun[part][1] == size:
+                yield part, begun.pop(part)[0]
+
+
+def _assemble(
+    model: ResultsMixin,
+    frame: SpotFrame,
+    element: Any,
+    parts: Parts,
+    out: Path,
+    *,
+    table_key: str,
+    overwrite: bool,
+) -> None:
+    """Write the store from all parts, unless another process is at it, and remove the parts."""
+    lock = FileLock(f"{parts.folder}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return
+    try:
+        if not parts.folder.exists():  # another process was quicker
+            return
+        table = slide_table(
+            frame,
+            expression=_lazy(
+                parts, len(model.genes), lambda rows: _expression(model, frame, parts, rows)
+            ),
+            latent=_lazy(parts, parts.shape("latent")[1], lambda rows: parts.read("latent", rows)),
+            genes=model.genes,
+            keys=Keys(model.method),
+            params=provenance(model, [frame]),
+        )
+        slide = SpatialData.init_from_elements({frame.region: element, table_key: table})
+        with atomic_directory(out, overwrite=overwrite) as folder:
+            fill_store(slide, folder)
+        shutil.rmtree(parts.folder)
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _expression(
+    model: ResultsMixin, frame: SpotFrame, parts: Parts, rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    needed = model._rows_needed(frame, rows)
+    values = {name: parts.read(name, needed) for name in parts.names()}
+    return model._combine(values, frame, rows, needed)["expression"]
+
+
+def _lazy(parts: Parts, width: int, read: Callable[[NDArray[np.intp]], Any]) -> da.Array:
+    """Float32 array ``[n_rows, width]`` with one chunk per part, each read when it is written."""
+
+    def block(block_info: Any = None) -> Any:
+        first, last = block_info[None]["array-location"][0]
+        return read(np.arange(first, last))
+
+    heights = tuple(parts.rows(part).stop - parts.rows(part).start for part in range(len(parts)))
+    # Without a block to look at, dask would call `read` for an example.
+    array: da.Array = da.map_blocks(  # type: ignore[no-untyped-call]
+        block, chunks=(heights, (width,)), dtype=np.float32, meta=np.empty((0, 0), np.float32)
+    )
+    return array
