@@ -125,7 +125,10 @@ class Normalization:
 
 
 def expression_matrix(
-    frame: SpotFrame, genes: Sequence[str], normalization: Normalization
+    frame: SpotFrame,
+    genes: Sequence[str],
+    normalization: Normalization,
+    rows: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Normalise the counts of one slide and keep the genes of a panel.
 
@@ -137,11 +140,13 @@ def expression_matrix(
         The panel; the columns of the result follow it.
     normalization
         What is done to the counts.
+    rows
+        Spots to give; all if None. Smoothing looks at their neighbours in any case.
 
     Returns
     -------
     values
-        Float32 ``[n_obs, n_genes]``; zero in the columns of genes that the slide lacks.
+        Float32 ``[n_rows, n_genes]``; zero in the columns of genes that the slide lacks.
     measured
         Bool ``[n_genes]``; False for genes that the slide lacks.
 
@@ -161,10 +166,11 @@ def expression_matrix(
     logs = sparse.csr_array(sparse.diags_array(scale) @ counts)
     logs.data = normalization.from_counts(logs.data)
     operator = smoother(frame, normalization)
-    values = np.zeros((frame.n_obs, len(genes)), dtype=np.float32)
+    wanted = np.arange(frame.n_obs) if rows is None else rows
+    values = np.zeros((len(wanted), len(genes)), dtype=np.float32)
     # block by block, so that only a few thousand rows are ever dense in float64
-    for block in row_blocks(frame.n_obs):
-        part = logs[block] if operator is None else operator[block] @ logs
+    for block in row_blocks(len(wanted)):
+        part = logs[wanted[block]] if operator is None else operator[wanted[block]] @ logs
         values[block, measured] = part.toarray()
     return values, measured
 
@@ -200,6 +206,7 @@ class ExpressionBank:
         frames: Mapping[str, SpotFrame],
         genes: Sequence[str],
         normalization: Normalization | None = None,
+        rows: Mapping[str, NDArray[np.intp]] | None = None,
     ) -> Self:
         """Normalise every slide.
 
@@ -211,6 +218,8 @@ class ExpressionBank:
             The panel. A gene may be missing from some slides.
         normalization
             What is done to the counts; the defaults of :class:`Normalization` if None.
+        rows
+            For each slide the spots to give; all if None.
 
         Raises
         ------
@@ -223,7 +232,10 @@ class ExpressionBank:
             msg = "no slide was given; at least one is needed"
             raise InputValueError(msg)
         chosen = Normalization() if normalization is None else normalization
-        parts = [expression_matrix(frame, genes, chosen) for frame in frames.values()]
+        parts = [
+            expression_matrix(frame, genes, chosen, None if rows is None else rows[name])
+            for name, frame in frames.items()
+        ]
         measured = np.stack([mask for _, mask in parts])
         check_measured(genes, measured)
         _report_missing(len(genes), list(frames), measured)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from rankbygene.data._blocks import hold_out_block
+from rankbygene.data._blocks import hold_out_block, spatial_blocks
 from rankbygene.data._expression import Normalization
 from rankbygene.data._panel import first_names
 from rankbygene.errors import InputKeyError, InputValueError
@@ -24,7 +24,7 @@ __all__ = ["SpotSplit", "split_spots"]
 
 logger = logging.getLogger("rankbygene")
 
-Label = Literal["train", "validation", "test", "buffer"]
+Label = Literal["train", "validation", "test", "buffer", "unused"]
 SplitBy = Literal["auto", "patient", "slide", "block", "spot"]
 
 
@@ -35,8 +35,9 @@ class SpotSplit:
     Parameters
     ----------
     labels
-        For each slide one of ``"train"``, ``"validation"``, ``"test"`` and ``"buffer"`` per spot,
-        in the order of the slide's frame. Buffer spots are used for nothing.
+        For each slide one of ``"train"``, ``"validation"``, ``"test"``, ``"buffer"`` and
+        ``"unused"`` per spot, in the order of the slide's frame. Buffer spots and those that a sample
+        left out are used for nothing.
     by
         What was kept together: ``"patient"``, ``"slide"``, ``"block"``, ``"spot"``, ``"none"``
         where there is no validation, or ``"saved"`` where the labels come from a saved model.
@@ -57,6 +58,54 @@ class SpotSplit:
             msg = f"unknown label {label!r}; allowed are {', '.join(get_args(Label))}"
             raise InputValueError(msg)
         return np.flatnonzero(np.concatenate(list(self.labels.values())) == label)
+
+    def sample(self, frames: Mapping[str, SpotFrame], n_spots: int, together: int = 1) -> SpotSplit:
+        """Draw some of the spots for training and validation, and leave out the rest.
+
+        Parameters
+        ----------
+        frames
+            The slides.
+        n_spots
+            How many to draw, give or take a patch for each slide and label; each slide and label
+            keeps its share.
+        together
+            Spots are drawn in compact patches of about this many.
+
+        Raises
+        ------
+        InputValueError
+            ``n_spots`` is less than one.
+        """
+        if n_spots < 1:
+            msg = f"{n_spots} spots are asked for; at least 1 is needed"
+            raise InputValueError(msg)
+        n_used = sum(len(self.rows(label)) for label in ("train", "validation"))
+        if n_used <= n_spots:
+            return self
+        labels = {}
+        for name, frame in frames.items():
+            rng = np.random.default_rng([self.seed, *name.encode()])
+            labels[name] = self.labels[name].astype("<U10")
+            for label in ("train", "validation"):
+                rows = np.flatnonzero(self.labels[name] == label)
+                kept = _draw_patches(frame.centers[rows], n_spots / n_used, together, rng)
+                labels[name][np.delete(rows, kept)] = "unused"
+        return replace(self, labels=labels)
+
+    def without_unused(self) -> SpotSplit:
+        """Give the split of the spots that a sample kept."""
+        kept = {name: labels[labels != "unused"] for name, labels in self.labels.items()}
+        return replace(self, labels=kept)
+
+
+def _draw_patches(
+    points: NDArray[np.float64], share: float, size: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    patch = spatial_blocks(points, -(-len(points) // size)) if size > 1 else np.arange(len(points))
+    n_patches = patch.max(initial=-1) + 1
+    drawn = rng.permutation(n_patches)[: round(share * n_patches)]
+    return np.flatnonzero(np.isin(patch, drawn))
 
 
 def split_spots(

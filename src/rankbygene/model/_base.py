@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -67,11 +67,17 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     split_by, validation_size, validation_slides
         What is held out for early stopping and for the per-gene scores. By default whole
         patients where they are known, else slides, else spatial blocks of the only slide.
+    max_spots
+        Train and validate on about so many spots at most, drawn from all over the slides, where there
+        are more. The others are neither cut nor seen; smoothing uses their counts.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
     **module_kwargs
         Settings of the method's network.
     """
+
+    # Spots that a sample of a large slide draws side by side.
+    _drawn_together: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -88,25 +94,26 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         split_by: SplitBy = "auto",
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
+        max_spots: int | None = None,
         seed: int | None = None,
         **module_kwargs: Any,
     ) -> None:
         self.seed = choose_seed(seed)
         self.normalization = normalization or Normalization()
         self.module_kwargs = module_kwargs
-        self.frames = resolve_slides(sdata, recall_setup)
-        self.setup = next(iter(self.frames.values())).setup
+        frames = resolve_slides(sdata, recall_setup)
+        self.setup = next(iter(frames.values())).setup
         if not isinstance(genes, int):
-            check_panel(genes, self.frames.values())
+            check_panel(genes, frames.values())
         with forked_rng(self.seed):
             network, self.backbone = build_backbone(
                 backbone, pretrained=pretrained, weights=weights, tile_px=tile_px
             )
         self.tile_um = tile_um or self.backbone.tile_um
         self.tile_px = tile_px or self.backbone.tile_px
-        self._check_tiles(self.frames)
-        self.split = split_spots(
-            self.frames,
+        self._check_tiles(frames)
+        split = split_spots(
+            frames,
             by=split_by,
             validation_size=validation_size,
             validation_slides=validation_slides,
@@ -114,7 +121,10 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             tile_um=max(self.tile_widths),
             normalization=self.normalization,
         )
-        self.split_note = self.split.note
+        if max_spots is not None:
+            split = split.sample(frames, max_spots, self._drawn_together)
+        self._use(frames, split)
+        self.split_note = split.note
         self.split_labels = label_spots(self.frames, self.split)
         self.panel_method = panel_method if isinstance(genes, int) else "given"
         self.genes = self._train_panel(genes, panel_method)
@@ -189,7 +199,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> SpatialDataModule:
         """Build the batches that ``plan`` is trained on."""
-        return SpatialDataModule(self.tiles, bank, self.split, seed=self.seed, **batches)
+        return SpatialDataModule(self.tiles, bank, self.training_split, seed=self.seed, **batches)
 
     def _fit(
         self,
@@ -200,7 +210,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     ) -> ExpressionBank:
         """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
         bank = self._expression_bank()
-        train = self.split.rows("train")
+        train = self.training_split.rows("train")
         self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
         plan = self._build_plan(dict(plan_kwargs))
         datamodule = self._build_datamodule(bank, plan, **batches)
@@ -210,7 +220,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         return bank
 
     def _expression_bank(self) -> ExpressionBank:
-        return ExpressionBank.build(self.frames, self.genes, self.normalization)
+        return ExpressionBank.build(
+            self.frames, self.genes, self.normalization, rows=self._used_rows()
+        )
 
 
 def label_spots(frames: Mapping[str, SpotFrame], split: SpotSplit) -> pd.Series[str]:

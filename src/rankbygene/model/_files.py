@@ -28,7 +28,7 @@ from rankbygene.pp import check_panel
 if TYPE_CHECKING:
     from rankbygene.model._setup import SpatialDatas
 
-LABELS = ("train", "validation", "test", "buffer")
+LABELS = ("train", "validation", "test", "buffer", "unused")
 
 
 class FilesMixin(ModelState):
@@ -117,7 +117,7 @@ class FilesMixin(ModelState):
         self.panel_method, self.genes = record["panel_method"], record["genes"]
         self.module_kwargs = record["module"]
         self.split_note = record["split"]
-        self.frames = {}
+        self.frames = self.training_frames = {}
         self.backbone = BackboneSpec(**record["backbone"])
         network, _ = build_backbone(
             self.backbone.name if backbone is None else backbone,
@@ -147,13 +147,12 @@ class FilesMixin(ModelState):
             )
             raise InputValueError(msg) from error
         self._check_tiles(frames)
-        self.frames = frames
         labels = {
             name: self.split_labels.reindex(spot_ids(frame)).to_numpy(object)
             for name, frame in frames.items()
         }
         known = any(pd.notna(values).any() for values in labels.values())
-        self.split = (
+        split = (
             SpotSplit(
                 labels={
                     name: np.where(pd.isna(values), "test", values)
@@ -171,6 +170,7 @@ class FilesMixin(ModelState):
                 normalization=self.normalization,
             )
         )
+        self._use(frames, split)
 
 
 def _json_numbers(values: pd.Series[float]) -> list[float | None]:

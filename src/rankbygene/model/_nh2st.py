@@ -69,6 +69,9 @@ class NH2ST(BaseSpatialModel):
     split_by, validation_size, validation_slides
         What is held out for early stopping and for the per-gene scores. By default whole
         patients where they are known, else slides, else spatial blocks of the only slide.
+    max_spots
+        Train and validate on about so many spots at most, drawn from all over the slides, where there
+        are more. The others are neither cut nor seen; smoothing uses their counts.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
 
@@ -83,6 +86,7 @@ class NH2ST(BaseSpatialModel):
     """
 
     method: ClassVar[str] = "nh2st"
+    _drawn_together: ClassVar[int] = 64
     module: NH2STModule
     _nearest: tuple[SpotFrame, NDArray[np.intp]] | None = None
 
@@ -118,6 +122,7 @@ class NH2ST(BaseSpatialModel):
         split_by: SplitBy = "auto",
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
+        max_spots: int | None = None,
         seed: int | None = None,
     ) -> None:
         if n_neighbourhood < 1 or k < 1:
@@ -139,6 +144,7 @@ class NH2ST(BaseSpatialModel):
             split_by=split_by,
             validation_size=validation_size,
             validation_slides=validation_slides,
+            max_spots=max_spots,
             seed=seed,
             n_neighbourhood=n_neighbourhood,
             k=k,
@@ -185,8 +191,8 @@ class NH2ST(BaseSpatialModel):
         return NeighbourhoodDataModule(
             self.tiles,
             bank,
-            self.split,
-            [frame.centers_um for frame in self.frames.values()],
+            self.training_split,
+            [frame.centers_um for frame in self.training_frames.values()],
             n=self._n if looks_around else 1,
             seed=self.seed,
             **batches,
@@ -263,7 +269,9 @@ class NH2ST(BaseSpatialModel):
         )
         spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]
         self.training_params["spacing_um"] = float(np.nanmean(spacings))
-        self.validation_pearson = validation_pearson(self, bank, self.split.rows("validation"))
+        self.validation_pearson = validation_pearson(
+            self, bank, self.training_split.rows("validation")
+        )
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.module.image_features(images, views=self._views)

@@ -71,6 +71,9 @@ class RankByGene(BaseSpatialModel):
     split_by, validation_size, validation_slides
         What is held out for early stopping and for the per-gene scores. By default whole
         patients where they are known, else slides, else spatial blocks of the only slide.
+    max_spots
+        Train and validate on about so many spots at most, drawn from all over the slides, where there
+        are more. The others are neither cut nor seen; smoothing uses their counts.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
 
@@ -107,6 +110,7 @@ class RankByGene(BaseSpatialModel):
         split_by: SplitBy = "auto",
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
+        max_spots: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -122,6 +126,7 @@ class RankByGene(BaseSpatialModel):
             split_by=split_by,
             validation_size=validation_size,
             validation_slides=validation_slides,
+            max_spots=max_spots,
             seed=seed,
             head=head,
             n_latent=n_latent,
@@ -242,7 +247,7 @@ class RankByGene(BaseSpatialModel):
 
     def _finish(self, bank: ExpressionBank, head_kwargs: Mapping[str, Any]) -> None:
         """Fit the frozen head, if there is one, and score the validation spots."""
-        rows = {name: self.split.rows(name) for name in ("train", "validation")}
+        rows = {name: self.training_split.rows(name) for name in ("train", "validation")}
         if self.module.head == "frozen":
             self._fit_frozen_head(bank, rows, head_kwargs)
         if self.module.statistics is not None:
@@ -255,7 +260,9 @@ class RankByGene(BaseSpatialModel):
         rows: Mapping[str, NDArray[np.intp]],
         settings: Mapping[str, Any],
     ) -> None:
-        features = np.concatenate([self._run(frame)["latent"] for frame in self.frames.values()])
+        features = np.concatenate(
+            [self._run(frame)["latent"] for frame in self.training_frames.values()]
+        )
         with forked_rng(self.seed):
             history = fit_head(
                 self.module,

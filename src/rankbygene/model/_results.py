@@ -261,7 +261,7 @@ class ResultsMixin(ModelState):
         self, frame: SpotFrame, rows: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Tiles of some rows, each with its place among them."""
-        if self._tiles is None or self.frames.get(frame.slide) is not frame:
+        if self._tiles is None or self.training_frames.get(frame.slide) is not frame:
             reader = self._reader(frame)
             place = np.empty(frame.n_obs, np.intp)
             place[rows] = np.arange(len(rows))

@@ -18,7 +18,7 @@ from rankbygene.model._trained import TrainedModel
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rankbygene.data import Normalization, SpatialSetup, SpotFrame
+    from rankbygene.data import Normalization, SpatialSetup, SpotFrame, SpotSplit
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.nn import BackboneSpec
     from rankbygene.train import SpotPlan
@@ -31,6 +31,10 @@ class ModelState(TrainedModel, ABC):
 
     setup: SpatialSetup
     frames: dict[str, SpotFrame]  # empty when loaded without data
+    split: SpotSplit
+    # Of slides that were sampled, what the sample kept; the same as above for others.
+    training_frames: dict[str, SpotFrame]
+    training_split: SpotSplit
     backbone: BackboneSpec
     tile_um: float
     tile_px: int
@@ -91,9 +95,24 @@ class ModelState(TrainedModel, ABC):
         """Tiles of the model's own slides, cut on first use and kept until :meth:`release`."""
         if self._tiles is None:
             self._tiles = TileBank.build(
-                self.frames, tile_um=self.tile_widths, tile_px=self.tile_px
+                self.training_frames, tile_um=self.tile_widths, tile_px=self.tile_px
             )
         return self._tiles
+
+    def _use(self, frames: dict[str, SpotFrame], split: SpotSplit) -> None:
+        """Make slides and their split the model's own."""
+        self.frames, self.split = frames, split
+        self.training_split = split.without_unused()
+        self.training_frames = {
+            name: frame if len(rows) == frame.n_obs else frame.take(rows)
+            for (name, frame), rows in zip(frames.items(), self._used_rows().values(), strict=True)
+        }
+
+    def _used_rows(self) -> dict[str, NDArray[np.intp]]:
+        """Spots of each slide that its sample kept."""
+        return {
+            name: np.flatnonzero(labels != "unused") for name, labels in self.split.labels.items()
+        }
 
     def release(self) -> None:
         """Free the tiles and the trainer; the tiles are cut again when they are needed."""

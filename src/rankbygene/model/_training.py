@@ -130,9 +130,9 @@ def validation_pearson(
         return pd.Series(np.nan, index=model.genes, name="pearson")
     slides = bank.slide_of_row[rows]
     predicted = np.empty((len(rows), len(model.genes)), np.float32)
-    names = list(model.frames)
+    names = list(model.training_frames)
     for slide in np.unique(slides):
-        frame = model.frames[names[slide]]
+        frame = model.training_frames[names[slide]]
         own = slides == slide
         inside = rows[own] - model.tiles.slices[frame.slide].start
         predicted[own] = model._run(frame, inside)["expression"]
