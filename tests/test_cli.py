@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -255,3 +257,30 @@ def test_folds_of_an_array_of_jobs_are_joined(make_slides: Any, tmp_path: Path) 
     assert other.exit_code == 2
     assert "another study" in other.stderr
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_share_one_slide(
+    fitted: Path, stores: list[Path], tmp_path: Path
+) -> None:
+    from spatialdata import read_zarr
+
+    predict = [sys.executable, "-m", "rankbygene", "predict", str(fitted / "model"), str(stores[2])]
+    options = ["--table-only", "--device", "cpu", "--step-um", "24", "--out"]
+    ranks = [
+        subprocess.Popen(
+            [*predict, *options, str(tmp_path / "shared.zarr")],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    alone = tmp_path / "alone.zarr"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*predict, *options, str(alone)], check=True, env=environment)
+    tables = [read_zarr(path)["rankbygene"] for path in (tmp_path / "shared.zarr", alone)]
+    assert tables[0].n_obs > 2048  # parts of both ranks
+    assert list(tables[0].obs_names) == list(tables[1].obs_names)
+    np.testing.assert_array_equal(tables[0].X, tables[1].X)
+    np.testing.assert_array_equal(tables[0].obsm["X_rankbygene"], tables[1].obsm["X_rankbygene"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.zarr", "shared.zarr"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata.io
 import dask.array as da
 import numpy as np
+import zarr
 from filelock import FileLock, Timeout
 from spatialdata import SpatialData
 
@@ -170,10 +174,8 @@ def _assemble(
             return
         table = slide_table(
             frame,
-            expression=_lazy(
-                parts, len(model.genes), lambda rows: _expression(model, frame, parts, rows)
-            ),
-            latent=_lazy(parts, parts.shape("latent")[1], lambda rows: parts.read("latent", rows)),
+            expression=None,
+            latent=np.empty((frame.n_obs, 0), np.float32),
             genes=model.genes,
             keys=Keys(model.method),
             params=provenance(model, [frame]),
@@ -181,10 +183,32 @@ def _assemble(
         slide = SpatialData.init_from_elements({frame.region: element, table_key: table})
         with atomic_directory(out, overwrite=overwrite) as folder:
             fill_store(slide, folder)
+            _fill_table(model, frame, parts, folder, table_key)
         shutil.rmtree(parts.folder)
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _fill_table(
+    model: ResultsMixin, frame: SpotFrame, parts: Parts, store: Path, table_key: str
+) -> None:
+    """Write the two large arrays, of which only some parts are in memory at a time."""
+    latent = Keys(model.method).latent
+    width = parts.shape("latent")[1]
+    root: Any = zarr.open_group(store, mode="r+", use_consolidated=False)
+    group = root[f"tables/{table_key}"]
+    for place, name, array in (
+        (group, "X", _lazy(parts, len(model.genes), partial(_expression, model, frame, parts))),
+        (group["obsm"], latent, _lazy(parts, width, partial(parts.read, "latent"))),
+    ):
+        # In chunks of other heights every part would decode and encode its neighbours' again.
+        chunks = {"chunks": (min(parts.part_size, len(array)), array.shape[1])}
+        anndata.io.write_elem(place, name, array, dataset_kwargs=chunks)
+    with warnings.catch_warnings():
+        # The files of shapes are no arrays.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(root.store)
 
 
 def _expression(
