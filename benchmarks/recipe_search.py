@@ -51,12 +51,13 @@ NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"tile_um": 224}, {}, 25),
     ({"tile_um": 224, "decode_from": "query"}, ALONE, 25),
     ({"tile_um": 224}, {"patch_size": 8}, 25),
-    ({}, {"patch_size": 4}, 25),
+    ({}, {"patch_size": 16}, 25),
+    ({"tile_um": 224}, {"patch_size": 16}, 25),
+    ({"contrast_on": "post"}, {"patch_size": 16}, 25),
     ({"tile_um": 224, "decode_from": "query"}, {}, 25),
-    ({"tile_um": 224, "contrast_on": "post"}, {}, 25),
-    ({}, {"color": False}, 25),
+    ({"tile_um": 224, "contrast_on": "post"}, {"patch_size": 16}, 25),
     ({}, {}, 50),
-    ({}, {"patch_size": 8}, 50),
+    ({}, {"patch_size": 16}, 50),
     ({"decode_from": "query"}, ALONE, 50),
 ]
 METHODS: dict[str, tuple[Any, dict[str, Any], Any]] = {

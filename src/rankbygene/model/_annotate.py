@@ -104,17 +104,18 @@ def write_table(
     first = results[group[0].slide]
     latent = np.empty((table.n_obs, first.latent.shape[1]), np.float32)
     layer = np.full((table.n_obs, table.n_vars), np.nan, np.float32)
-    split = np.empty(table.n_obs, object)
+    split = np.full(table.n_obs, -1, dtype=np.intp)  # -1 is missing, as for spots that were left out
+    labels = pd.Index(SPLIT_LABELS)
     columns = table.var_names.get_indexer(list(genes))
     known = columns >= 0
     for frame in group:
         result = results[frame.slide]
         latent[frame.rows] = result.latent
         layer[np.ix_(frame.rows, columns[known])] = result.expression[:, known]
-        split[frame.rows] = result.split
+        split[frame.rows] = labels.get_indexer(pd.Index(result.split))
     table.obsm[keys.latent] = latent
     table.layers[keys.expression] = layer
-    table.obs[keys.split] = pd.Categorical(split, categories=list(SPLIT_LABELS))
+    table.obs[keys.split] = pd.Categorical.from_codes(split, labels)
     table.var[keys.panel] = table.var_names.isin(list(genes))
     table.var[keys.pearson] = pearson.reindex(table.var_names).to_numpy(np.float64)
     table.uns[keys.params] = dict(params)
