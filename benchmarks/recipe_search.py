@@ -13,6 +13,7 @@ import json
 import logging
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def score(
     model: dict[str, Any],
     training: dict[str, Any],
     epochs: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Train on the inner training sections and score the validation section."""
     train, validation = INNER[fold]
@@ -85,7 +87,7 @@ def score(
         backbone="resnet18",
         pretrained=False,
         validation_size=0.0,
-        seed=0,
+        seed=seed,
         **({"tile_px": 64, "tile_um": 600} | model),
     )
     network.train(epochs, plan_kwargs=plan, enable_progress_bar=False, **batches)
@@ -96,6 +98,7 @@ def score(
         "model": model,
         "plan": training,
         "epochs": epochs,
+        "seed": seed,
         "pearson": round(float(found.summary.loc[method, "pearson"]), 4),
         "colour ridge": round(float(found.summary.loc["color", "pearson"]), 4),
         "seconds": round(time.perf_counter() - begin),
@@ -107,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", choices=list(METHODS), default="rankbygene")
     parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
     method = arguments.method
     name = "recipe_search" if method == "rankbygene" else f"recipe_search_{method}"
@@ -117,8 +121,8 @@ def main() -> None:
     METHODS[method][0].setup_spatialdata(slides, patient_key="patient")
     out.parent.mkdir(parents=True, exist_ok=True)
     for model, training, epochs in METHODS[method][2]:
-        for fold in INNER:
-            record = score(method, slides, fold, model, training, epochs)
+        for fold, seed in product(INNER, arguments.seeds):
+            record = score(method, slides, fold, model, training, epochs, seed)
             with out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(record) + "\n")
             print(json.dumps(record), flush=True)
