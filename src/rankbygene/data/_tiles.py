@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rankbygene.data._chunks import Position, decode_chunks
 from rankbygene.data._geometry import plan_tiles
 from rankbygene.data._images import level_array
+from rankbygene.data._pieces import Pieces
 
 if TYPE_CHECKING:
     from rankbygene.data._frame import SpotFrame
@@ -67,8 +68,9 @@ def stream_tiles(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
     """Cut windows as :func:`crop_tiles` does, and hand each over once its last chunk is decoded.
 
-    Chunks are decoded in row-major order, so what is held at a time are the tiles that cross the
-    current row of chunks, and a few chunks.
+    Chunks are decoded in row-major order. Held at a time are a few chunks, and of those above what
+    the windows reach into that are not complete: not more than a strip as wide as the image and a
+    few windows high (one chunk and a window, where chunks are small), however many windows there are.
 
     Parameters
     ----------
@@ -82,26 +84,73 @@ def stream_tiles(
     Positions in ``x0``, ``[k]``, and their tiles, ``[k, c, side, side]``. Windows that miss the
     image altogether do not appear.
     """
-    tops, lefts = (np.cumsum((0, *chunks[:-1])) for chunks in level.chunks[1:])
-    rows_of = _rows_by_chunk(level, np.asarray(x0), np.asarray(y0), side)
-    missing = np.bincount([r for rows in rows_of.values() for r in rows], minlength=len(x0))
-    begun: dict[int, NDArray[np.uint8]] = {}
-    done: list[int] = []
+    x0, y0 = np.asarray(x0), np.asarray(y0)
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
-    for position, block in decode_chunks(level, rows_of, workers=workers):
-        top, left = tops[position[0]], lefts[position[1]]
-        for row in rows_of[position]:
-            if row not in begun:
-                begun[row] = np.full((level.shape[0], side, side), fill, dtype=level.dtype)
-            _paste(begun[row], block, int(y0[row] - top), int(x0[row] - left))
-            missing[row] -= 1
-            if missing[row] == 0:
-                done.append(row)
-            if len(done) == _TILES_AT_ONCE:
-                yield _hand_over(begun, done)
-                done = []
-    if done:
-        yield _hand_over(begun, done)
+    pieces = Pieces(level.chunks[1:], x0, y0, side)
+    cutter = _Cutter(pieces, level.shape[1:], x0, y0, side, fill)
+    shape = (level.shape[0], side, side)
+    left = int(np.count_nonzero(pieces.per_window))
+    tiles = np.empty((min(left, _TILES_AT_ONCE), *shape), level.dtype)
+    done: list[int] = []
+    for chunk, block in decode_chunks(level, pieces.chunks, workers=workers):
+        for window in cutter.add(chunk, block):
+            cutter.cut(window, tiles[len(done)])
+            done.append(window)
+            if len(done) == len(tiles):
+                yield np.array(done, dtype=np.intp), tiles
+                left -= len(done)
+                # The receiver keeps the array.
+                tiles, done = np.empty((min(left, _TILES_AT_ONCE), *shape), level.dtype), []
+
+
+class _Cutter:
+    """Keeps the pieces of an image for as long as some window needs them."""
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        shape: tuple[int, ...],
+        x0: NDArray[np.int64],
+        y0: NDArray[np.int64],
+        side: int,
+        fill: int,
+    ) -> None:
+        self._pieces = pieces
+        self._x0, self._y0, self._fill = x0, y0, fill
+        height, width = shape
+        self._inside = (x0 >= 0) & (y0 >= 0) & (x0 + side <= width) & (y0 + side <= height)
+        self._missing = pieces.per_window.copy()
+        self._held: dict[Position, NDArray[np.uint8]] = {}
+        self._needed: dict[Position, int] = {}  # windows still to be cut out of a held piece
+        self._views: list[Position] = []
+
+    def add(self, chunk: Position, block: NDArray[np.uint8]) -> Iterator[int]:
+        """Take a chunk, and name the windows that are complete with it."""
+        views = []
+        for piece, pixels in self._pieces.split(chunk, block):
+            windows = self._pieces.windows_of(piece)
+            self._held[piece], self._needed[piece] = pixels, len(windows)
+            if pixels.shape != block.shape:
+                views.append(piece)
+            self._missing[windows] -= 1
+            yield from windows[self._missing[windows] == 0].tolist()
+        # A margin is a view that keeps its whole chunk in memory. Once the next chunk has come and
+        # the windows across their common edge are cut, it is mostly all that is left.
+        for piece in self._views:
+            if piece in self._held:
+                self._held[piece] = self._held[piece].copy()
+        self._views = views
+
+    def cut(self, window: int, tile: NDArray[np.uint8]) -> None:
+        """Copy a complete window to ``tile``, and drop the pieces that no other needs."""
+        if not self._inside[window]:
+            tile[:] = self._fill
+        x, y = int(self._x0[window]), int(self._y0[window])
+        for piece, top, left in self._pieces.pieces_of(window):
+            _paste(tile, self._held[piece], y - top, x - left)
+            self._needed[piece] -= 1
+            if not self._needed[piece]:
+                del self._held[piece]
 
 
 def resize_tiles(tiles: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
@@ -134,6 +183,8 @@ class TileReader:
     ----------
     plan
         Where the tiles of the first width lie.
+    plans, levels
+        For each width, where its tiles lie, and the level of the image that they are cut from.
 
     Raises
     ------
@@ -144,14 +195,14 @@ class TileReader:
     def __init__(self, frame: SpotFrame, *, tile_um: float | Sequence[float], tile_px: int) -> None:
         widths = tile_widths(tile_um)
         image = frame.sdata.images[frame.image_key]
-        self._plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
-        self._levels = [level_array(image, plan.level) for plan in self._plans]
-        self.plan = self._plans[0]
+        self.plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
+        self.levels = [level_array(image, plan.level) for plan in self.plans]
+        self.plan = self.plans[0]
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
         """Shape of one tile: channels and pixels."""
-        return 3 * len(self._plans), self.plan.tile_px, self.plan.tile_px
+        return 3 * len(self.plans), self.plan.tile_px, self.plan.tile_px
 
     def stream(self, rows: Any = None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Read tiles in the order in which the image is decoded.
@@ -182,10 +233,12 @@ class TileReader:
 
         Spots that follow each other in it lie in the same chunks of the image.
         """
-        plan = self.plan
-        _, stop_y = _touched(self._levels[0].chunks[1], plan.y0, plan.side)
-        _, stop_x = _touched(self._levels[0].chunks[2], plan.x0, plan.side)
-        order: NDArray[np.intp] = np.lexsort((plan.x0, plan.y0, stop_x, stop_y))
+        plan, (_, *chunks) = self.plan, self.levels[0].chunks
+        last_y, last_x = (
+            np.searchsorted(np.cumsum(sizes), start + plan.side - 1, side="right")
+            for sizes, start in zip(chunks, (plan.y0, plan.x0), strict=True)
+        )
+        order: NDArray[np.intp] = np.lexsort((plan.x0, plan.y0, last_x, last_y))
         return order
 
     def _wanted(self, rows: Any) -> NDArray[np.intp]:
@@ -196,12 +249,12 @@ class TileReader:
         self, wanted: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         for positions, tiles in self._cut_width(0, wanted):
-            if len(self._plans) == 1:
+            if len(self.plans) == 1:
                 yield positions, tiles
                 continue
             stack = np.empty((len(positions), *self.tile_shape), np.uint8)
             stack[:, :3] = tiles
-            for width in range(1, len(self._plans)):
+            for width in range(1, len(self.plans)):
                 # Tiles that are read together lie together, so that their chunks are few.
                 for own, wider in self._cut_width(width, wanted[positions]):
                     stack[own, 3 * width : 3 * width + 3] = wider
@@ -210,9 +263,9 @@ class TileReader:
     def _cut_width(
         self, width: int, wanted: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
-        plan = self._plans[width]
+        plan = self.plans[width]
         x0, y0 = plan.x0[wanted], plan.y0[wanted]
-        for positions, tiles in stream_tiles(self._levels[width], x0, y0, plan.side):
+        for positions, tiles in stream_tiles(self.levels[width], x0, y0, plan.side):
             yield positions, resize_tiles(tiles, plan.tile_px)
 
 
@@ -221,39 +274,9 @@ def tile_widths(tile_um: float | Sequence[float]) -> tuple[float, ...]:
     return tuple(tile_um) if isinstance(tile_um, Sequence) else (tile_um,)
 
 
-def _rows_by_chunk(
-    level: da.Array, x0: NDArray[np.int64], y0: NDArray[np.int64], side: int
-) -> dict[Position, list[int]]:
-    """List, for each chunk that some window touches, these windows."""
-    first_y, stop_y = _touched(level.chunks[1], y0, side)
-    first_x, stop_x = _touched(level.chunks[2], x0, side)
-    rows_of: dict[Position, list[int]] = {}
-    for row in range(len(x0)):
-        for by in range(first_y[row], stop_y[row]):
-            for bx in range(first_x[row], stop_x[row]):
-                rows_of.setdefault((by, bx), []).append(row)
-    return rows_of
-
-
-def _touched(
-    chunks: tuple[int, ...], start: NDArray[np.int64], side: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the range of chunks along one axis that windows from ``start`` on touch."""
-    ends = np.cumsum(chunks)
-    begins = ends - np.asarray(chunks)
-    first = np.searchsorted(ends, start, side="right")
-    return first, np.searchsorted(begins, start + side, side="left")
-
-
 def _paste(tile: NDArray[np.uint8], block: NDArray[np.uint8], y: int, x: int) -> None:
     """Copy to a tile what it shares with a block in which its corner has the place (y, x)."""
     height, width, side = *block.shape[1:], tile.shape[-1]
     top, bottom = max(y, 0), min(y + side, height)
     left, right = max(x, 0), min(x + side, width)
     tile[:, top - y : bottom - y, left - x : right - x] = block[:, top:bottom, left:right]
-
-
-def _hand_over(
-    begun: dict[int, NDArray[np.uint8]], done: list[int]
-) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    return np.array(done, dtype=np.intp), np.stack([begun.pop(row) for row in done])

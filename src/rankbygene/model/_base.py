@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from rankbygene.data import (
     resolve_slides,
     split_spots,
 )
+from rankbygene.data._bank import MEMORY_LIMIT
 from rankbygene.model._files import FilesMixin
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
@@ -27,8 +29,6 @@ from rankbygene.nn import build_backbone
 from rankbygene.pp import check_panel, choose_panel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rankbygene.data import SpotFrame, SpotSplit
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
@@ -70,6 +70,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     max_spots
         Train and validate on about so many spots at most, drawn from all over the slides, where there
         are more. The others are neither cut nor seen; smoothing uses their counts.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
     **module_kwargs
@@ -95,10 +98,12 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
         max_spots: int | None = None,
+        cache_dir: str | Path | None = None,
         seed: int | None = None,
         **module_kwargs: Any,
     ) -> None:
         self.seed = choose_seed(seed)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.normalization = normalization or Normalization()
         self.module_kwargs = module_kwargs
         frames = resolve_slides(sdata, recall_setup)
@@ -199,7 +204,14 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> SpatialDataModule:
         """Build the batches that ``plan`` is trained on."""
-        return SpatialDataModule(self.tiles, bank, self.training_split, seed=self.seed, **batches)
+        tiles = self.tiles
+        # More than memory may hold is read in windows, each a part of it.
+        window = None
+        if tiles.n_bytes > MEMORY_LIMIT:
+            window = max(batches["batch_size"], len(tiles) * MEMORY_LIMIT // (4 * tiles.n_bytes))
+        return SpatialDataModule(
+            tiles, bank, self.training_split, seed=self.seed, shuffle_window=window, **batches
+        )
 
     def _fit(
         self,

@@ -72,6 +72,9 @@ class NH2ST(BaseSpatialModel):
     max_spots
         Train and validate on about so many spots at most, drawn from all over the slides, where there
         are more. The others are neither cut nor seen; smoothing uses their counts.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
 
@@ -123,6 +126,7 @@ class NH2ST(BaseSpatialModel):
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
         max_spots: int | None = None,
+        cache_dir: str | Path | None = None,
         seed: int | None = None,
     ) -> None:
         if n_neighbourhood < 1 or k < 1:
@@ -145,6 +149,7 @@ class NH2ST(BaseSpatialModel):
             validation_size=validation_size,
             validation_slides=validation_slides,
             max_spots=max_spots,
+            cache_dir=cache_dir,
             seed=seed,
             n_neighbourhood=n_neighbourhood,
             k=k,

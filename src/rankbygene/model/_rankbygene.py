@@ -74,6 +74,9 @@ class RankByGene(BaseSpatialModel):
     max_spots
         Train and validate on about so many spots at most, drawn from all over the slides, where there
         are more. The others are neither cut nor seen; smoothing uses their counts.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
 
@@ -111,6 +114,7 @@ class RankByGene(BaseSpatialModel):
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
         max_spots: int | None = None,
+        cache_dir: str | Path | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -127,6 +131,7 @@ class RankByGene(BaseSpatialModel):
             validation_size=validation_size,
             validation_slides=validation_slides,
             max_spots=max_spots,
+            cache_dir=cache_dir,
             seed=seed,
             head=head,
             n_latent=n_latent,
