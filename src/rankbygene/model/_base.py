@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,23 +19,36 @@ from rankbygene.data import (
     resolve_slides,
     split_spots,
 )
+from rankbygene.errors import InputValueError
 from rankbygene.model._files import FilesMixin
+from rankbygene.model._inference import keep_features
 from rankbygene.model._random import choose_seed, forked_rng
-from rankbygene.model._results import ResultsMixin
+from rankbygene.model._results import BATCH_SIZE, ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
-from rankbygene.model._training import default_max_epochs, run_training, standardisation
-from rankbygene.nn import build_backbone
+from rankbygene.model._training import (
+    choose_precision,
+    default_max_epochs,
+    run_training,
+    standardisation,
+    training_device,
+)
+from rankbygene.nn import build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel, choose_panel
+from rankbygene.train import encoders_for_training, find_batch_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rankbygene.data import SpotFrame, SpotSplit
+    from rankbygene.data._datamodule import Batch, Tiles
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
+    from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
     from rankbygene.train import SpotPlan
+
+logger = logging.getLogger("rankbygene")
 
 
 class BaseSpatialModel(ResultsMixin, FilesMixin):
@@ -54,6 +69,10 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         Load the encoder's published weights. False starts from random weights and works offline.
     weights
         Local file with weights for ``backbone``.
+    fine_tune, n_last, lora_kwargs
+        Which weights of the encoder training changes, see :func:`rankbygene.nn.set_fine_tuning`.
+        With ``"none"`` every tile is encoded once, in its eight orientations, and heads are trained
+        on what was kept.
     genes
         Names of the genes to learn and predict, or how many to choose with ``panel_method``.
     panel_method
@@ -80,6 +99,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
+        fine_tune: FineTune = "full",
+        n_last: int | None = None,
+        lora_kwargs: Mapping[str, Any] | None = None,
         genes: int | Sequence[str] = 250,
         panel_method: PanelMethod = "most_expressed",
         normalization: Normalization | None = None,
@@ -94,6 +116,11 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self.seed = choose_seed(seed)
         self.normalization = normalization or Normalization()
         self.module_kwargs = module_kwargs
+        self.fine_tuning = {
+            "fine_tune": fine_tune,
+            "n_last": n_last,
+            "lora_kwargs": None if lora_kwargs is None else dict(lora_kwargs),
+        }
         self.frames = resolve_slides(sdata, recall_setup)
         self.setup = next(iter(self.frames.values())).setup
         if not isinstance(genes, int):
@@ -102,6 +129,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             network, self.backbone = build_backbone(
                 backbone, pretrained=pretrained, weights=weights, tile_px=tile_px
             )
+            set_fine_tuning(network, **self.fine_tuning)
         self.tile_um = tile_um or self.backbone.tile_um
         self.tile_px = tile_px or self.backbone.tile_px
         self._check_tiles(self.frames)
@@ -186,28 +214,96 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         return choose_panel(used, genes, method=method, rows=rows)
 
     def _build_datamodule(
-        self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> SpatialDataModule:
-        """Build the batches that ``plan`` is trained on."""
-        return SpatialDataModule(self.tiles, bank, self.split, seed=self.seed, **batches)
+        """Build the batches that ``plan`` is trained on, of tiles or of their features."""
+        return SpatialDataModule(inputs, bank, self.split, seed=self.seed, **batches)
 
     def _fit(
         self,
         max_epochs: int | None,
         batches: Mapping[str, Any],
         plan_kwargs: Mapping[str, Any],
+        *,
+        compile: bool,
+        gradient_checkpointing: bool,
         **runner: Any,
     ) -> ExpressionBank:
         """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
+        encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
+        self._check_encoding(encoding)
+        device = training_device(runner["accelerator"], runner["devices"])
+        runner["precision"] = choose_precision(runner["precision"], device)
         bank = self._expression_bank()
         train = self.split.rows("train")
         self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
         plan = self._build_plan(dict(plan_kwargs))
-        datamodule = self._build_datamodule(bank, plan, **batches)
+        inputs = self._inputs(device, runner["precision"])
         epochs = max_epochs or default_max_epochs(len(train))
-        self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
-        run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+        with encoders_for_training(self.module, **encoding):
+            if batches["batch_size"] == "auto":
+                make = partial(self._build_datamodule, inputs, bank, plan)
+                size = self._find_batch_size(plan, make, batches, device, runner["precision"])
+                batches = {**batches, "batch_size": size}
+            datamodule = self._build_datamodule(inputs, bank, plan, **batches)
+            self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
+            run_training(self, plan, datamodule, max_epochs=epochs, **runner)
         return bank
+
+    def _inputs(self, device: torch.device, precision: str) -> Tiles:
+        """Give what batches are made of: tiles, or the features of an encoder that stays as it is."""
+        if self.fine_tuning.get("fine_tune") != "none":
+            return self.tiles
+        if self._features is None:
+            self.module.to(device).eval()
+            self._features = keep_features(
+                self.module.encode_orientations,
+                self.tiles,
+                device=device,
+                batch_size=BATCH_SIZE,
+                precision=precision,
+            )
+        return self._features
+
+    def _check_encoding(self, encoding: Mapping[str, bool]) -> None:
+        chosen = [name for name, value in encoding.items() if value]
+        if chosen and self.fine_tuning.get("fine_tune") == "none":
+            msg = (
+                f"{' and '.join(chosen)} would have no effect: with fine_tune='none' the encoder is "
+                "not run in training"
+            )
+            raise InputValueError(msg)
+
+    def _find_batch_size(
+        self,
+        plan: SpotPlan,
+        make: Callable[..., SpatialDataModule],
+        batches: Mapping[str, Any],
+        device: torch.device,
+        precision: str,
+    ) -> int:
+        if device.type != "cuda":
+            msg = (
+                "batch_size='auto' fills the memory of a GPU, and training would run on "
+                f"{device.type!r}, where larger batches are no faster; pass a number, such as 64"
+            )
+            raise InputValueError(msg)
+
+        def first_batch(size: int) -> Batch:
+            return next(iter(make(**{**batches, "batch_size": size}).train_dataloader()))
+
+        plan.to(device).train()
+        dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        with forked_rng(self.seed):
+            size = find_batch_size(
+                plan,
+                first_batch,
+                largest=len(self.split.rows("train")),
+                smallest=batches.get("patch_size", 8),
+                dtype=dtypes.get(precision),
+            )
+        logger.info("batch_size='auto': %d spots", size)
+        return size
 
     def _expression_bank(self) -> ExpressionBank:
         return ExpressionBank.build(self.frames, self.genes, self.normalization)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from rankbygene.data import FeatureBank
+from rankbygene.errors import InputValueError
+from rankbygene.model._annotate import free_memory
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from rankbygene.data import TileBank
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -60,7 +66,7 @@ def run_over_tiles(
     batch_size: int,
     precision: str | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Apply ``forward`` to every tile of a stream.
+    """Apply ``forward`` to every tile of a stream; results are float32 whatever the precision.
 
     Parameters
     ----------
@@ -75,13 +81,100 @@ def run_over_tiles(
     -------
     Per name a float32 array ``[n_obs, ...]``, row ``i`` for row ``i`` of the stream.
     """
-    out: dict[str, NDArray[np.float32]] = {}
-    with torch.inference_mode(), autocast(device, precision or default_precision(device)):
-        for rows, tiles in rebatch(stream, batch_size):
-            images = torch.from_numpy(np.ascontiguousarray(tiles)).to(device, non_blocking=True)
-            for name, values in forward(images).items():
-                array = values.float().cpu().numpy()
-                if name not in out:
-                    out[name] = np.empty((n_obs, *array.shape[1:]), np.float32)
-                out[name][rows] = array
+    precision = precision or default_precision(device)
+    blocks = rebatch(stream, batch_size)
+
+    def as_float(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: values.float() for name, values in forward(images).items()}
+
+    found = _collect(as_float, blocks, n_obs, device=device, precision=precision)
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def keep_features(
+    encode: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    tiles: TileBank,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+) -> FeatureBank:
+    """Encode every tile once, to train on what comes out.
+
+    Features are kept in the type that the encoder computes at ``precision``, so that keeping them
+    costs nothing of it.
+
+    Raises
+    ------
+    InputValueError
+        They would not fit in memory.
+    """
+    n = len(tiles)
+    blocks = np.split(np.arange(n), np.arange(batch_size, n, batch_size))
+    settings: dict[str, Any] = {"device": device, "precision": precision}
+    one = _collect(encode, [(np.arange(1), tiles[:1])], 1, **settings)
+    _check_room(n * sum(values.nbytes for values in one.values()))
+    return FeatureBank(_collect(encode, ((rows, tiles[rows]) for rows in blocks), n, **settings))
+
+
+def _collect(
+    forward: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    blocks: Iterable[tuple[NDArray[np.intp], NDArray[np.uint8]]],
+    n_obs: int,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    """Apply ``forward`` block by block; the next is under way before the last one is waited for."""
+    out: dict[str, torch.Tensor] = {}
+    waiting: list[Callable[[], None]] = []
+    with torch.no_grad(), autocast(device, precision):
+        for rows, tiles in blocks:
+            values = forward(_send(tiles, device))
+            waiting.append(_receive(values, rows, n_obs, out))
+            if len(waiting) > 1:
+                waiting.pop(0)()
+    for store in waiting:
+        store()
     return out
+
+
+def _send(tiles: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    images = torch.from_numpy(np.ascontiguousarray(tiles))
+    if device.type == "cuda":  # only from pinned memory is the copy not waited for
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
+
+
+def _receive(
+    values: dict[str, torch.Tensor],
+    rows: NDArray[np.intp],
+    n_obs: int,
+    out: dict[str, torch.Tensor],
+) -> Callable[[], None]:
+    """Begin to copy results back; the call that is returned waits for them and stores them."""
+    on_gpu = any(tensor.is_cuda for tensor in values.values())
+    copies = {name: tensor.to("cpu", non_blocking=on_gpu) for name, tensor in values.items()}
+    arrived = torch.cuda.Event() if on_gpu else None
+    if arrived is not None:
+        arrived.record()
+
+    def store() -> None:
+        if arrived is not None:
+            arrived.synchronize()
+        for name, tensor in copies.items():
+            if name not in out:
+                out[name] = torch.empty((n_obs, *tensor.shape[1:]), dtype=tensor.dtype)
+            out[name][torch.from_numpy(rows)] = tensor
+
+    return store
+
+
+def _check_room(n_bytes: int) -> None:
+    free = free_memory()
+    if n_bytes > 0.8 * free:
+        msg = (
+            f"the features of all tiles take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
+            "free; pass fine_tune='last_n' or 'lora', which keep none, a smaller backbone, or fewer spots"
+        )
+        raise InputValueError(msg)
