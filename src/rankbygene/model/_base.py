@@ -20,8 +20,8 @@ from rankbygene.data import (
     split_spots,
 )
 from rankbygene.errors import InputValueError
+from rankbygene.model._features import keep_features
 from rankbygene.model._files import FilesMixin
-from rankbygene.model._inference import keep_features
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import BATCH_SIZE, ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup

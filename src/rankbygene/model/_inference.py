@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
-from rankbygene.data import FeatureBank
-from rankbygene.errors import InputValueError
-from rankbygene.model._annotate import free_memory
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from rankbygene.data import TileBank
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -87,37 +81,11 @@ def run_over_tiles(
     def as_float(images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: values.float() for name, values in forward(images).items()}
 
-    found = _collect(as_float, blocks, n_obs, device=device, precision=precision)
+    found = collect(as_float, blocks, n_obs, device=device, precision=precision)
     return {name: values.numpy() for name, values in found.items()}
 
 
-def keep_features(
-    encode: Callable[[torch.Tensor], dict[str, torch.Tensor]],
-    tiles: TileBank,
-    *,
-    device: torch.device,
-    batch_size: int,
-    precision: str,
-) -> FeatureBank:
-    """Encode every tile once, to train on what comes out.
-
-    Features are kept in the type that the encoder computes at ``precision``, so that keeping them
-    costs nothing of it.
-
-    Raises
-    ------
-    InputValueError
-        They would not fit in memory.
-    """
-    n = len(tiles)
-    blocks = np.split(np.arange(n), np.arange(batch_size, n, batch_size))
-    settings: dict[str, Any] = {"device": device, "precision": precision}
-    one = _collect(encode, [(np.arange(1), tiles[:1])], 1, **settings)
-    _check_room(n * sum(values.nbytes for values in one.values()))
-    return FeatureBank(_collect(encode, ((rows, tiles[rows]) for rows in blocks), n, **settings))
-
-
-def _collect(
+def collect(
     forward: Callable[[torch.Tensor], dict[str, torch.Tensor]],
     blocks: Iterable[tuple[NDArray[np.intp], NDArray[np.uint8]]],
     n_obs: int,
@@ -155,7 +123,7 @@ def _receive(
     """Begin to copy results back; the call that is returned waits for them and stores them."""
     on_gpu = any(tensor.is_cuda for tensor in values.values())
     copies = {name: tensor.to("cpu", non_blocking=on_gpu) for name, tensor in values.items()}
-    arrived = torch.cuda.Event() if on_gpu else None
+    arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
     if arrived is not None:
         arrived.record()
 
@@ -168,13 +136,3 @@ def _receive(
             out[name][torch.from_numpy(rows)] = tensor
 
     return store
-
-
-def _check_room(n_bytes: int) -> None:
-    free = free_memory()
-    if n_bytes > 0.8 * free:
-        msg = (
-            f"the features of all tiles take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are "
-            "free; pass fine_tune='last_n' or 'lora', which keep none, a smaller backbone, or fewer spots"
-        )
-        raise InputValueError(msg)

@@ -110,7 +110,8 @@ def _last_blocks(network: nn.Module, n_last: int) -> list[str]:
     matcher: Any = network.group_matcher
     # One more name, so that there is always a last group of what belongs to no block.
     named = [*network.named_parameters(), (_UNMATCHED, None)]
-    groups = group_parameters(SimpleNamespace(named_parameters=lambda: named), matcher())
+    holder: Any = SimpleNamespace(named_parameters=lambda: named)
+    groups: dict[int, list[str]] = group_parameters(holder, matcher())
     _stem, *blocks, tail = (groups[number] for number in sorted(groups))
     if not 1 <= n_last <= len(blocks):
         msg = (
@@ -121,7 +122,7 @@ def _last_blocks(network: nn.Module, n_last: int) -> list[str]:
     return [name for block in blocks[-n_last:] for name in block] + tail
 
 
-def _add_lora(network: nn.Module, rank: int, alpha: float | None, dropout: float) -> None:
+def _add_lora(network: nn.Module, rank: int, alpha: int | None, dropout: float) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

@@ -132,7 +132,7 @@ class SpotPlan(pl.LightningModule):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
 
 
-def adamw(plan: pl.LightningModule, parameters: Any, **settings: float) -> torch.optim.AdamW:
+def adamw(plan: pl.LightningModule, parameters: Any, **settings: Any) -> torch.optim.AdamW:
     """AdamW, as one kernel where the device has it.
 
     16-bit precision scales gradients, which that kernel would undo out of the sight of clipping.
