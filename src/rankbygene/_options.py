@@ -59,6 +59,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="Local file with the encoder's weights."),
 ]
+FineTune = Annotated[
+    str, typer.Option(help="Weights of the encoder to train: full, last_n, lora or none.")
+]
+NLast = Annotated[int | None, typer.Option(min=1, help="Blocks to train with --fine-tune last_n.")]
 MaxEpochs = Annotated[
     int | None, typer.Option(min=1, help="By default chosen from the number of spots.")
 ]

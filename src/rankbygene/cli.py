@@ -90,6 +90,8 @@ def fit(
     backbone: opt.Backbone = "resnet18",
     pretrained: opt.Pretrained = True,
     weights: opt.Weights = None,
+    fine_tune: opt.FineTune = "full",
+    n_last: opt.NLast = None,
     max_epochs: opt.MaxEpochs = None,
     batch_size: opt.BatchSize = 64,
     accelerator: opt.Accelerator = "auto",
@@ -120,7 +122,12 @@ def fit(
             um_per_px=um_per_px,
             key_added=key_added,
             seed=seed,
-            model_kwargs={"weights": weights, "cache_dir": cache_dir},
+            model_kwargs={
+                "weights": weights,
+                "cache_dir": cache_dir,
+                "fine_tune": fine_tune,
+                "n_last": n_last,
+            },
             train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
         )
         from rankbygene.io import fill_store

@@ -8,6 +8,7 @@ from rankbygene.data._bank import TileBank
 from rankbygene.data._cohort import Cohort, join_clinical, resolve_bags, sample_bags
 from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
+from rankbygene.data._features import FeatureBank
 from rankbygene.data._folds import patient_folds
 from rankbygene.data._geometry import TilePlan, plan_tiles
 from rankbygene.data._images import level_array, level_to_system, n_levels
@@ -32,6 +33,7 @@ __all__ = [
     "BagSetup",
     "Cohort",
     "ExpressionBank",
+    "FeatureBank",
     "NeighbourhoodDataModule",
     "Normalization",
     "PooledBag",

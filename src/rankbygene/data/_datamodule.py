@@ -35,11 +35,13 @@ _BLOCK = 16
 
 
 class Tiles(Protocol):
-    """Anything that holds one uint8 image per row, such as a TileBank or an array."""
+    """Anything that holds one uint8 image per row, such as a TileBank or an array; or features."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: NDArray[np.intp], /) -> NDArray[np.uint8]: ...
+    def __getitem__(
+        self, rows: NDArray[np.intp], /
+    ) -> NDArray[np.uint8] | dict[str, torch.Tensor]: ...
 
 
 class SpatialDataModule(pl.LightningDataModule):
@@ -59,7 +61,8 @@ class SpatialDataModule(pl.LightningDataModule):
     Parameters
     ----------
     bank
-        Tiles; ``bank[rows]`` gives uint8 ``[len(rows), 3, px, px]``.
+        Tiles; ``bank[rows]`` gives uint8 ``[len(rows), 3, px, px]``. Or a :class:`FeatureBank`, whose
+        tensors then stand in a batch instead of ``image``.
     expression
         Expression of the same spots, row by row.
     split
@@ -250,7 +253,7 @@ class RowBatches(Dataset[Batch]):
     def __getitem__(self, rows: NDArray[np.intp]) -> Batch:
         slides = self._expression.slide_of_row[rows]
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(self._bank[rows])),
+            **_inputs(self._bank, rows),
             "expression": torch.from_numpy(self._expression.values[rows]),
             "measured": torch.from_numpy(self._expression.measured[slides]),
             "slide": torch.from_numpy(slides),
@@ -268,7 +271,15 @@ class _TileBatches(Dataset[Batch]):
         return len(self._bank)
 
     def __getitem__(self, rows: NDArray[np.intp]) -> Batch:
-        return {"image": torch.from_numpy(np.ascontiguousarray(self._bank[rows]))}
+        return _inputs(self._bank, rows)
+
+
+def _inputs(bank: Tiles, rows: NDArray[np.intp]) -> Batch:
+    """Give images, or the features that are kept in their place."""
+    found = bank[rows]
+    if isinstance(found, dict):
+        return found
+    return {"image": torch.from_numpy(np.ascontiguousarray(found))}
 
 
 class _ShuffledBatches(Sampler["NDArray[np.intp]"]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,22 +20,35 @@ from rankbygene.data import (
     resolve_slides,
     split_spots,
 )
-from rankbygene.data._bank import MEMORY_LIMIT
+from rankbygene.data._bank import MEMORY_LIMIT, TileBank
+from rankbygene.errors import InputValueError
+from rankbygene.model._features import keep_features
 from rankbygene.model._files import FilesMixin
 from rankbygene.model._random import choose_seed, forked_rng
-from rankbygene.model._results import ResultsMixin
+from rankbygene.model._results import BATCH_SIZE, ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
-from rankbygene.model._training import default_max_epochs, run_training, standardisation
-from rankbygene.nn import build_backbone
+from rankbygene.model._training import (
+    choose_precision,
+    default_max_epochs,
+    run_training,
+    standardisation,
+    training_device,
+)
+from rankbygene.nn import build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel, choose_panel
+from rankbygene.train import encoders_for_training, find_batch_size
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame, SpotSplit
+    from rankbygene.data._datamodule import Batch, Tiles
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
+    from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
     from rankbygene.train import SpotPlan
+
+logger = logging.getLogger("rankbygene")
 
 
 class BaseSpatialModel(ResultsMixin, FilesMixin):
@@ -54,6 +69,10 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         Load the encoder's published weights. False starts from random weights and works offline.
     weights
         Local file with weights for ``backbone``.
+    fine_tune, n_last, lora_kwargs
+        Which weights of the encoder training changes, see :func:`rankbygene.nn.set_fine_tuning`.
+        With ``"none"`` every tile is encoded once, in its eight orientations, and heads are trained
+        on what was kept.
     genes
         Names of the genes to learn and predict, or how many to choose with ``panel_method``.
     panel_method
@@ -89,6 +108,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
+        fine_tune: FineTune = "full",
+        n_last: int | None = None,
+        lora_kwargs: Mapping[str, Any] | None = None,
         genes: int | Sequence[str] = 250,
         panel_method: PanelMethod = "most_expressed",
         normalization: Normalization | None = None,
@@ -106,6 +128,11 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.normalization = normalization or Normalization()
         self.module_kwargs = module_kwargs
+        self.fine_tuning = {
+            "fine_tune": fine_tune,
+            "n_last": n_last,
+            "lora_kwargs": None if lora_kwargs is None else dict(lora_kwargs),
+        }
         frames = resolve_slides(sdata, recall_setup)
         self.setup = next(iter(frames.values())).setup
         if not isinstance(genes, int):
@@ -114,6 +141,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             network, self.backbone = build_backbone(
                 backbone, pretrained=pretrained, weights=weights, tile_px=tile_px
             )
+            set_fine_tuning(network, **self.fine_tuning)
         self.tile_um = tile_um or self.backbone.tile_um
         self.tile_px = tile_px or self.backbone.tile_px
         self._check_tiles(frames)
@@ -201,16 +229,16 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         return choose_panel(used, genes, method=method, rows=rows)
 
     def _build_datamodule(
-        self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> SpatialDataModule:
-        """Build the batches that ``plan`` is trained on."""
-        tiles = self.tiles
-        # More than memory may hold is read in windows, each a part of it.
-        window = None
-        if tiles.n_bytes > MEMORY_LIMIT:
-            window = max(batches["batch_size"], len(tiles) * MEMORY_LIMIT // (4 * tiles.n_bytes))
+        """Build the batches that ``plan`` is trained on, of tiles or of their features."""
         return SpatialDataModule(
-            tiles, bank, self.training_split, seed=self.seed, shuffle_window=window, **batches
+            inputs,
+            bank,
+            self.training_split,
+            seed=self.seed,
+            shuffle_window=_shuffle_window(inputs, batches["batch_size"]),
+            **batches,
         )
 
     def _fit(
@@ -218,23 +246,99 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         max_epochs: int | None,
         batches: Mapping[str, Any],
         plan_kwargs: Mapping[str, Any],
+        *,
+        compile: bool,
+        gradient_checkpointing: bool,
         **runner: Any,
     ) -> ExpressionBank:
         """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
+        encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
+        self._check_encoding(encoding)
+        device = training_device(runner["accelerator"], runner["devices"])
+        runner["precision"] = choose_precision(runner["precision"], device)
         bank = self._expression_bank()
         train = self.training_split.rows("train")
         self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
         plan = self._build_plan(dict(plan_kwargs))
-        datamodule = self._build_datamodule(bank, plan, **batches)
+        inputs = self._inputs(device, runner["precision"])
         epochs = max_epochs or default_max_epochs(len(train))
-        self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
-        run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+        with encoders_for_training(self.module, **encoding):
+            if batches["batch_size"] == "auto":
+                make = partial(self._build_datamodule, inputs, bank, plan)
+                size = self._find_batch_size(plan, make, batches, device, runner["precision"])
+                batches = {**batches, "batch_size": size}
+            datamodule = self._build_datamodule(inputs, bank, plan, **batches)
+            self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
+            run_training(self, plan, datamodule, max_epochs=epochs, **runner)
         return bank
+
+    def _inputs(self, device: torch.device, precision: str) -> Tiles:
+        """Give what batches are made of: tiles, or the features of an encoder that stays as it is."""
+        if self.fine_tuning.get("fine_tune") != "none":
+            return self.tiles
+        if self._features is None:
+            self.module.to(device).eval()
+            self._features = keep_features(
+                self.module.encode_orientations,
+                self.tiles,
+                device=device,
+                batch_size=BATCH_SIZE,
+                precision=precision,
+            )
+        return self._features
+
+    def _check_encoding(self, encoding: Mapping[str, bool]) -> None:
+        chosen = [name for name, value in encoding.items() if value]
+        if chosen and self.fine_tuning.get("fine_tune") == "none":
+            msg = (
+                f"{' and '.join(chosen)} would have no effect: with fine_tune='none' the encoder is "
+                "not run in training"
+            )
+            raise InputValueError(msg)
+
+    def _find_batch_size(
+        self,
+        plan: SpotPlan,
+        make: Callable[..., SpatialDataModule],
+        batches: Mapping[str, Any],
+        device: torch.device,
+        precision: str,
+    ) -> int:
+        if device.type != "cuda":
+            msg = (
+                "batch_size='auto' fills the memory of a GPU, and training would run on "
+                f"{device.type!r}, where larger batches are no faster; pass a number, such as 64"
+            )
+            raise InputValueError(msg)
+
+        def first_batch(size: int) -> Batch:
+            return next(iter(make(**{**batches, "batch_size": size}).train_dataloader()))
+
+        plan.to(device).train()
+        dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        with forked_rng(self.seed):
+            size = find_batch_size(
+                plan,
+                first_batch,
+                largest=len(self.training_split.rows("train")),
+                smallest=batches.get("patch_size", 8),
+                dtype=dtypes.get(precision),
+            )
+        logger.info("batch_size='auto': %d spots", size)
+        return size
 
     def _expression_bank(self) -> ExpressionBank:
         return ExpressionBank.build(
             self.frames, self.genes, self.normalization, rows=self._used_rows()
         )
+
+
+def _shuffle_window(inputs: Tiles, batch_size: int) -> int | None:
+    """Choose among how many rows tiles are shuffled that memory does not hold; None: among all."""
+    n_bytes = inputs.n_bytes if isinstance(inputs, TileBank) else 0
+    if n_bytes <= MEMORY_LIMIT:
+        return None
+    return max(batch_size, len(inputs) * MEMORY_LIMIT // (4 * n_bytes))
 
 
 def label_spots(frames: Mapping[str, SpotFrame], split: SpotSplit) -> pd.Series[str]:

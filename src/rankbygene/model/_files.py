@@ -19,10 +19,11 @@ from rankbygene.model._folder import (
     read_tensors,
     write_folder,
 )
+from rankbygene.model._random import forked_rng
 from rankbygene.model._record import model_record
 from rankbygene.model._setup import recall_setup
 from rankbygene.model._state import ModelState, spot_ids
-from rankbygene.nn import BackboneSpec, build_backbone
+from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class FilesMixin(ModelState):
         InputValueError
             The folder is damaged, of another class or made by something else; or ``sdata``
             lacks genes of the panel.
+        BackboneError
+            The model was made with ``fine_tune="lora"`` and peft is not installed.
         """
         folder = Path(dir_path)
         record = read_record(folder, cls.__name__)
@@ -124,7 +127,10 @@ class FilesMixin(ModelState):
             pretrained=False,
             tile_px=self.tile_px,
         )
-        self.module = self._build_module(network)
+        self.fine_tuning = record.get("fine_tuning", {})  # absent from the first models
+        with forked_rng(self.seed):
+            set_fine_tuning(network, **self.fine_tuning)
+            self.module = self._build_module(network)
         labels = np.array(LABELS, object)[tensors.pop("split.labels").numpy()]
         ids = tensors.pop("split.ids").numpy().view(np.uint64)
         self.split_labels = pd.Series(labels, index=ids)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from rankbygene.errors import InputValueError
 from rankbygene.io import atomic_directory
+from rankbygene.nn import load_shared, shared_state
 
 if TYPE_CHECKING:
     import torch
@@ -112,10 +113,10 @@ def read_history(folder: Path) -> dict[str, pd.DataFrame] | None:
 
 
 def module_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copy every tensor of a network, under ``module.``."""
+    """Copy every tensor of a network, under ``module.``; one that several parts share once."""
     return {
         f"module.{name}": tensor.detach().cpu().contiguous().clone()
-        for name, tensor in module.state_dict().items()
+        for name, tensor in shared_state(module).items()
     }
 
 
@@ -132,7 +133,7 @@ def load_module(
     prefix = "module."
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
-        module.load_state_dict(state)
+        load_shared(module, state)
     except RuntimeError as error:
         msg = f"the tensors do not fit the {description} network: {error}"
         raise InputValueError(msg) from error

@@ -85,7 +85,7 @@ def run_over_tiles(
     batch_size: int,
     precision: str | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Apply ``forward`` to every tile of a stream.
+    """Apply ``forward`` to every tile of a stream; results are float32 whatever the precision.
 
     Parameters
     ----------
@@ -100,13 +100,64 @@ def run_over_tiles(
     -------
     Per name a float32 array ``[n_obs, ...]``, row ``i`` for row ``i`` of the stream.
     """
-    out: dict[str, NDArray[np.float32]] = {}
-    with torch.inference_mode(), autocast(device, precision or default_precision(device)):
-        for rows, tiles in rebatch(stream, batch_size):
-            images = torch.from_numpy(np.ascontiguousarray(tiles)).to(device, non_blocking=True)
-            for name, values in forward(images).items():
-                array = values.float().cpu().numpy()
-                if name not in out:
-                    out[name] = np.empty((n_obs, *array.shape[1:]), np.float32)
-                out[name][rows] = array
+    precision = precision or default_precision(device)
+    blocks = rebatch(stream, batch_size)
+
+    def as_float(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: values.float() for name, values in forward(images).items()}
+
+    found = collect(as_float, blocks, n_obs, device=device, precision=precision)
+    return {name: values.numpy() for name, values in found.items()}
+
+
+def collect(
+    forward: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    blocks: Iterable[tuple[NDArray[np.intp], NDArray[np.uint8]]],
+    n_obs: int,
+    *,
+    device: torch.device,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    """Apply ``forward`` block by block; the next is under way before the last one is waited for."""
+    out: dict[str, torch.Tensor] = {}
+    waiting: list[Callable[[], None]] = []
+    with torch.no_grad(), autocast(device, precision):
+        for rows, tiles in blocks:
+            values = forward(_send(tiles, device))
+            waiting.append(_receive(values, rows, n_obs, out))
+            if len(waiting) > 1:
+                waiting.pop(0)()
+    for store in waiting:
+        store()
     return out
+
+
+def _send(tiles: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    images = torch.from_numpy(np.ascontiguousarray(tiles))
+    if device.type == "cuda":  # only from pinned memory is the copy not waited for
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
+
+
+def _receive(
+    values: dict[str, torch.Tensor],
+    rows: NDArray[np.intp],
+    n_obs: int,
+    out: dict[str, torch.Tensor],
+) -> Callable[[], None]:
+    """Begin to copy results back; the call that is returned waits for them and stores them."""
+    on_gpu = any(tensor.is_cuda for tensor in values.values())
+    copies = {name: tensor.to("cpu", non_blocking=on_gpu) for name, tensor in values.items()}
+    arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+    if arrived is not None:
+        arrived.record()
+
+    def store() -> None:
+        if arrived is not None:
+            arrived.synchronize()
+        for name, tensor in copies.items():
+            if name not in out:
+                out[name] = torch.empty((n_obs, *tensor.shape[1:]), dtype=tensor.dtype)
+            out[name][torch.from_numpy(rows)] = tensor
+
+    return store

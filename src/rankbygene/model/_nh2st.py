@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.data import ExpressionBank, Normalization, SpotFrame
+    from rankbygene.data._datamodule import Tiles
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.module._nh2st import Activation, ContrastOn, DecodeFrom, Pooling, Tokens
+    from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
 
 # Neighbourhoods that are combined together.
@@ -59,6 +61,11 @@ class NH2ST(BaseSpatialModel):
         reflections) or 1.
     backbone, pretrained, weights
         Image encoder, see :func:`rankbygene.nn.build_backbone`.
+    fine_tune, n_last, lora_kwargs
+        Which weights of the encoder training changes: ``"full"``, ``"last_n"`` blocks, ``"lora"``
+        additions or ``"none"``, see :func:`rankbygene.nn.set_fine_tuning`. With ``"none"`` every
+        tile is encoded once, in its eight orientations, and training the heads on what was kept takes
+        seconds on a CPU. Colours are not varied then.
     genes, panel_method
         Names of the genes to learn and predict, or how many to choose on the training spots.
     normalization
@@ -117,6 +124,9 @@ class NH2ST(BaseSpatialModel):
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
+        fine_tune: FineTune = "full",
+        n_last: int | None = None,
+        lora_kwargs: Mapping[str, Any] | None = None,
         genes: int | Sequence[str] = 250,
         panel_method: PanelMethod = "most_expressed",
         normalization: Normalization | None = None,
@@ -140,6 +150,9 @@ class NH2ST(BaseSpatialModel):
             backbone=backbone,
             pretrained=pretrained,
             weights=weights,
+            fine_tune=fine_tune,
+            n_last=n_last,
+            lora_kwargs=lora_kwargs,
             genes=genes,
             panel_method=panel_method,
             normalization=normalization,
@@ -188,13 +201,13 @@ class NH2ST(BaseSpatialModel):
         return NH2STPlan(self.module, seed=self.seed, **settings)
 
     def _build_datamodule(
-        self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> NeighbourhoodDataModule:
         looks_around = self.module.decode_from != "query" or plan.weights["neighbour"] > 0
         if not looks_around:
             batches["patch_size"] = 1
         return NeighbourhoodDataModule(
-            self.tiles,
+            inputs,
             bank,
             self.training_split,
             [frame.centers_um for frame in self.training_frames.values()],
@@ -207,11 +220,13 @@ class NH2ST(BaseSpatialModel):
         self,
         max_epochs: int | None = None,
         *,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         patch_size: int | None = None,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         precision: str = "auto",
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
         early_stopping: bool = False,
         early_stopping_patience: int = 20,
         monitor: str = "validation_loss",
@@ -228,6 +243,8 @@ class NH2ST(BaseSpatialModel):
             By default as many as show about 50,000 tiles, between 10 and 100.
         batch_size
             Spots per step. The contrasts see exactly this many, or a few less.
+            More spots are harder to tell apart, so that the size changes what is learnt, and not
+            only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
         patch_size
             Spots of a batch that lie side by side and so share the tiles around them, see
             :class:`rankbygene.data.NeighbourhoodDataModule`. By default 32, or ``batch_size`` where
@@ -236,6 +253,8 @@ class NH2ST(BaseSpatialModel):
             As in Lightning.
         precision
             ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
+        compile, gradient_checkpointing
+            How the encoder runs, see :func:`rankbygene.train.encoders_for_training`.
         early_stopping, early_stopping_patience, monitor
             Stop when ``monitor`` has not improved for so many epochs. With or without it, the
             weights of the best epoch by ``monitor`` are kept when there is a validation split.
@@ -257,7 +276,7 @@ class NH2ST(BaseSpatialModel):
             A loss was not finite; the step and the term are named.
         """
         if patch_size is None:
-            patch_size = min(32, batch_size)
+            patch_size = 32 if batch_size == "auto" else min(32, batch_size)
         bank = self._fit(
             max_epochs,
             {"batch_size": batch_size, "patch_size": patch_size},
@@ -265,6 +284,8 @@ class NH2ST(BaseSpatialModel):
             accelerator=accelerator,
             devices=devices,
             precision=precision,
+            compile=compile,
+            gradient_checkpointing=gradient_checkpointing,
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             monitor=monitor,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rankbygene.data import ExpressionBank, Normalization
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
+    from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
 
 
@@ -61,6 +62,11 @@ class RankByGene(BaseSpatialModel):
         one by one. Their features are joined, so that a spot is represented with its surroundings.
     backbone, pretrained, weights
         Image encoder, see :func:`rankbygene.nn.build_backbone`.
+    fine_tune, n_last, lora_kwargs
+        Which weights of the encoder training changes: ``"full"``, ``"last_n"`` blocks, ``"lora"``
+        additions or ``"none"``, see :func:`rankbygene.nn.set_fine_tuning`. With ``"none"`` every
+        tile is encoded once, in its eight orientations, and training the heads on what was kept takes
+        seconds on a CPU. Colours are not varied then.
     genes, panel_method
         Names of the genes to learn and predict, or how many to choose on the training spots.
     normalization
@@ -105,6 +111,9 @@ class RankByGene(BaseSpatialModel):
         backbone: str | torch.nn.Module = "resnet18",
         pretrained: bool = True,
         weights: str | Path | None = None,
+        fine_tune: FineTune = "full",
+        n_last: int | None = None,
+        lora_kwargs: Mapping[str, Any] | None = None,
         genes: int | Sequence[str] = 250,
         panel_method: PanelMethod = "most_expressed",
         normalization: Normalization | None = None,
@@ -122,6 +131,9 @@ class RankByGene(BaseSpatialModel):
             backbone=backbone,
             pretrained=pretrained,
             weights=weights,
+            fine_tune=fine_tune,
+            n_last=n_last,
+            lora_kwargs=lora_kwargs,
             genes=genes,
             panel_method=panel_method,
             normalization=normalization,
@@ -160,10 +172,12 @@ class RankByGene(BaseSpatialModel):
         self,
         max_epochs: int | None = None,
         *,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = 64,
         accelerator: str = "auto",
         devices: int | list[int] | str = "auto",
         precision: str = "auto",
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
         early_stopping: bool = False,
         early_stopping_patience: int = 20,
         monitor: str = "validation_loss",
@@ -181,10 +195,14 @@ class RankByGene(BaseSpatialModel):
             By default as many as show about 50,000 tiles, between 10 and 100.
         batch_size
             Spots per step. The contrast and ranking losses see exactly this many.
+            More spots are harder to tell apart, so that the size changes what is learnt, and not
+            only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
         accelerator, devices
             As in Lightning.
         precision
             ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
+        compile, gradient_checkpointing
+            How the encoder runs, see :func:`rankbygene.train.encoders_for_training`.
         early_stopping, early_stopping_patience, monitor
             Stop when ``monitor`` has not improved for so many epochs. With or without it, the
             weights of the best epoch by ``monitor`` are kept when there is a validation split.
@@ -215,6 +233,8 @@ class RankByGene(BaseSpatialModel):
             accelerator=accelerator,
             devices=devices,
             precision=precision,
+            compile=compile,
+            gradient_checkpointing=gradient_checkpointing,
             early_stopping=early_stopping,
             early_stopping_patience=early_stopping_patience,
             monitor=monitor,

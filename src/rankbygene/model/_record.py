@@ -37,6 +37,7 @@ def model_record(model: ModelState) -> dict[str, Any]:
         "panel_method": model.panel_method,
         "genes": list(model.genes),
         "module": model.module_kwargs,
+        "fine_tuning": model.fine_tuning,
         "split": model.split_note,
         "training": model.training_params,
         "scores": scores(model),

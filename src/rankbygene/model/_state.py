@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rankbygene.data import Normalization, SpatialSetup, SpotFrame, SpotSplit
+    from rankbygene.data import FeatureBank, Normalization, SpatialSetup, SpotFrame, SpotSplit
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.nn import BackboneSpec
     from rankbygene.train import SpotPlan
@@ -44,12 +44,14 @@ class ModelState(TrainedModel, ABC):
     panel_method: str
     genes: list[str]
     module_kwargs: dict[str, Any]
+    fine_tuning: dict[str, Any]  # arguments of rankbygene.nn.set_fine_tuning
     split_note: str
     split_labels: pd.Series[str]  # label of every spot of the model's own data, by spot id
     training_params: dict[str, Any]
     validation_pearson: pd.Series[float]  # per gene of the panel
     cache_dir: Path | None = None  # where tiles are kept between sessions; not saved
     _tiles: TileBank | None
+    _features: FeatureBank | None  # of a frozen encoder
 
     @abstractmethod
     def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
@@ -124,8 +126,9 @@ class ModelState(TrainedModel, ABC):
         }
 
     def release(self) -> None:
-        """Free the tiles and the trainer; tiles are cut, or found in the cache, when needed again."""
+        """Free tiles, kept features and the trainer; what is needed again is made or found again."""
         self._tiles = None
+        self._features = None
         self.trainer: Any = None
 
     def _start_untrained(self) -> None:

@@ -52,6 +52,20 @@ def standardisation(
     return mean.astype(np.float32), std.astype(np.float32)
 
 
+def training_device(accelerator: str, devices: int | list[int] | str) -> torch.device:
+    """Device that Lightning would train on, the first one of several."""
+    from scvi.model._utils import parse_device_args
+
+    _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+    found: torch.device = device
+    return found
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Fill in ``"auto"``."""
+    return default_precision(device) if precision == "auto" else precision
+
+
 class Trainee(Protocol):
     """What scvi-tools' runner reads and writes of a model."""
 
@@ -81,14 +95,11 @@ def run_training(
 ) -> None:
     """Fit ``plan`` and leave the best weights, the history and the device in ``model``."""
     from lightning.pytorch.callbacks import Checkpoint
-    from scvi.model._utils import parse_device_args
     from scvi.train import TrainRunner
     from scvi.train._logger import SimpleLogger
 
     validated = datamodule.n_val > 0
-    if precision == "auto":
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
-        precision = default_precision(device)
+    precision = choose_precision(precision, training_device(accelerator, devices))
     own: list[pl.Callback] = [FiniteLoss()]
     if validated:
         own.append(BestWeights(monitor=monitor))

@@ -216,6 +216,19 @@ class NH2STModule(SpotModule):
             return Encoded(places.flatten(1), places)
         return Encoded(vectors, places)
 
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The image encoder."""
+        return [self.backbone]
+
+    def encode_orientations(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode tiles in each orientation: ``features``, and ``places`` where attention needs them."""
+        encoded = [self.encode(view) for view in orientations(images)]
+        kept = {"features": torch.stack([one.features for one in encoded], 1)}
+        if self.query_attention is not None and self.tokens == "map":
+            kept["places"] = torch.stack([_of(one.places) for one in encoded], 1)
+        return kept
+
     def image_features(self, images: torch.Tensor, *, views: int = 8) -> torch.Tensor:
         """Encode tiles to ``[U, n_in]``, the mean over ``views`` of their eight orientations."""
         turned = islice(orientations(images), views)

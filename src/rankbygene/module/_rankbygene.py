@@ -109,18 +109,19 @@ class RankByGeneModule(SpotModule):
         self.head = head
         self.n_widths = n_widths
         self.student = ImageBranch(backbone, ResidualMLP(n_features, n_latent), predictor)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        # Frozen weights are the same for both: the teacher has none of its own.
+        frozen = {id(p): p for p in self.student.parameters() if not p.requires_grad}
+        self.teacher = copy.deepcopy(self.student, frozen).requires_grad_(False)
         self.gene_encoder = ResidualMLP(n_genes, n_latent)
         # Found in closed form, never by the optimiser; from statistics to the training scale.
         self.statistics = (
             nn.Linear(N_STATISTICS, n_genes).requires_grad_(False) if statistics else None
         )
 
-    def train(self, mode: bool = True) -> RankByGeneModule:
-        """Switch to training or evaluation; the teacher always evaluates."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The student's image encoder and the teacher's."""
+        return [self.student.backbone, self.teacher.backbone]
 
     def branch(self, network: Network) -> ImageBranch:
         """Return the student or the teacher."""
@@ -143,6 +144,10 @@ class RankByGeneModule(SpotModule):
         tiles = self.normalize_images(split_widths(images))
         features: torch.Tensor = self.branch(network).backbone(tiles)
         return features.view(len(images), -1)
+
+    def encode_orientations(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode images ``[B, 3 * n_widths, H, W]`` in each orientation: ``features``."""
+        return {"features": torch.stack([self.image_features(v) for v in orientations(images)], 1)}
 
     def project(self, features: torch.Tensor, network: Network = "teacher") -> torch.Tensor:
         """Map features to the shared space ``[B, n_latent]``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import nn
 
-from rankbygene.nn import normalize_pixels
+from rankbygene.nn import normalize_pixels, rest_frozen
 
 __all__ = ["SpotModule"]
 
@@ -36,6 +38,32 @@ class SpotModule(nn.Module):
         self.expression_std: torch.Tensor
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
+
+    @property
+    @abstractmethod
+    def encoders(self) -> list[nn.Module]:
+        """The image encoders, that which is trained first."""
+
+    @abstractmethod
+    def encode_orientations(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode images in each of their eight orientations, for heads to be trained on.
+
+        Parameters
+        ----------
+        images
+            ``[B, C, H, W]``, uint8 or float in [0, 1].
+
+        Returns
+        -------
+        What a batch holds instead of ``image``, each ``[B, 8, ...]``, in the order of
+        :func:`rankbygene.nn.orientations`.
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; what no training changes always evaluates."""
+        super().train(mode)
+        rest_frozen(self)
+        return self
 
     def set_expression_stats(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Store mean and standard deviation ``[n_genes]`` of the training spots."""

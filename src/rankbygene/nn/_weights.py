@@ -12,7 +12,7 @@ from torch import nn
 
 from rankbygene.errors import BackboneError
 
-__all__ = ["hash_weights", "load_weights", "read_tensors"]
+__all__ = ["hash_weights", "load_shared", "load_weights", "read_tensors", "shared_state"]
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -89,6 +89,25 @@ def _without_classifier(
     wanted = set(network.state_dict())
     heads = ("fc.", "head.", "classifier.")
     return {k: v for k, v in state.items() if k in wanted or not k.startswith(heads)}
+
+
+def shared_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Name every tensor of a network once, also where several parts share it."""
+    state = module.state_dict()
+    return {name: tensor for name, tensor in state.items() if name not in _aliases(module)}
+
+
+def load_shared(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Put back what :func:`shared_state` gave."""
+    found = {alias: state[name] for alias, name in _aliases(module).items() if name in state}
+    module.load_state_dict({**found, **state})
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Further names of tensors, with the first name of each."""
+    first: dict[int, str] = {}
+    names = [(name, id(tensor)) for name, tensor in module.state_dict(keep_vars=True).items()]
+    return {name: first[key] for name, key in names if first.setdefault(key, name) != name}
 
 
 def hash_weights(network: nn.Module) -> str:

@@ -213,7 +213,7 @@ def ranking_consistency(
     reduction = reduction or ("mean" if variant == "paper" else "sum_over_n")
     _check_choice("reduction", reduction, ("mean", "sum_over_n"))
     order = torch.randperm(n, generator=generator, device=_device_of(generator, image_similarity))
-    order = order.to(image_similarity.device)
+    order = order.to(image_similarity.device, non_blocking=True)
     if variant == "released":
         total, mean = _released(image_similarity[order], gene_similarity[order], shifts)
     else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rankbygene.train._batch_size import find_batch_size
 from rankbygene.train._callbacks import BestWeights, FiniteLoss
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
+from rankbygene.train._encoder import encoders_for_training
 from rankbygene.train._head import fit_head
 from rankbygene.train._nh2st_plan import NH2ST_RELEASED, NH2STPlan
 from rankbygene.train._plan import RELEASED, RankByGenePlan
@@ -24,6 +26,8 @@ __all__ = [
     "SlidePlan",
     "SpotPlan",
     "default_momentum",
+    "encoders_for_training",
+    "find_batch_size",
     "fit_head",
     "fit_statistics",
     "momentum_schedule",

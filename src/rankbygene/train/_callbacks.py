@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from rankbygene.errors import TrainingError
+from rankbygene.nn import load_shared, shared_state
 
 __all__ = ["BestWeights", "FiniteLoss"]
 
@@ -44,7 +45,7 @@ class BestWeights(pl.Callback):
         score = self.sign * float(value)
         if score < self.best_score:
             self.best_score, self.best_epoch = score, trainer.current_epoch
-            state = pl_module.module.state_dict()
+            state = shared_state(pl_module.module)
             self._state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -57,7 +58,7 @@ class BestWeights(pl.Callback):
 
     def _restore(self, pl_module: Any) -> None:
         if self._state is not None:
-            pl_module.module.load_state_dict(self._state)
+            load_shared(pl_module.module, self._state)
             self._state = None
 
 

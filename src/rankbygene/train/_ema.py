@@ -36,9 +36,10 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     r"""Move the teacher towards the student: :math:`\theta_t \leftarrow m\theta_t + (1-m)\theta_s`.
 
     Buffers (the running statistics of batch normalisation) are copied: an average of weights
-    needs the statistics of its inputs, not of its start.
+    needs the statistics of its inputs, not of its start. Frozen weights belong to both and stay.
     """
     for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
-        theirs.lerp_(ours, 1 - momentum)
+        if theirs is not ours:
+            theirs.lerp_(ours, 1 - momentum)
     for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
         kept.copy_(current)

@@ -9,7 +9,7 @@ import torch
 from rankbygene.module import Encoded, NH2STModule
 from rankbygene.nn.losses import info_nce
 from rankbygene.train._spot_plan import Batch, SpotPlan
-from rankbygene.train._views import strong_view
+from rankbygene.train._views import random_kept_view, strong_view
 
 __all__ = ["NH2ST_RELEASED", "NH2STPlan"]
 
@@ -92,16 +92,23 @@ class NH2STPlan(SpotPlan):
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute every term that has a weight, unweighted, for one batch."""
+        features, places = self._encode(batch, generator)
+        # Similarities and exponentials lose too much in half precision.
+        with torch.autocast(self.device.type, enabled=False):
+            encoded = Encoded(features.float(), None if places is None else places.float())
+            return self._terms(batch, encoded)
+
+    def _encode(self, batch: Batch, generator: torch.Generator) -> Encoded:
+        """Encode a random view of each tile, the same for the tiles of a patch."""
+        if "features" in batch:
+            kept = [batch[name] for name in Encoded._fields if name in batch]
+            return Encoded(*random_kept_view(kept, generator, batch["patch"]))
         images = batch["image"].to(self.module.pixel_mean.dtype) / 255
         jitter, grayscale = (0.8, 0.2) if self.color else (0.0, 0.0)
         view = strong_view(
             images, generator, jitter=jitter, grayscale=grayscale, groups=batch["patch"]
         )
-        features, places = self.module.encode(view)
-        # Similarities and exponentials lose too much in half precision.
-        with torch.autocast(self.device.type, enabled=False):
-            encoded = Encoded(features.float(), None if places is None else places.float())
-            return self._terms(batch, encoded)
+        return self.module.encode(view)
 
     def _terms(self, batch: Batch, encoded: Encoded) -> dict[str, torch.Tensor]:
         expression, measured = batch["expression"], batch["measured"]
@@ -123,7 +130,11 @@ class NH2STPlan(SpotPlan):
     def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give predictions of the images as they are beside the truth."""
         spots = batch["neighbours"][:, 0]
-        predicted = self.module.predict(batch["image"], batch["neighbours"], views=1)
+        if "features" in batch:
+            features = batch["features"][:, 0].float()
+        else:
+            features = self.module.image_features(batch["image"], views=1)
+        predicted = self.module.predict_from_features(features, batch["neighbours"])
         return (
             batch["expression"][spots],
             predicted,

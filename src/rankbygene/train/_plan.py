@@ -9,7 +9,7 @@ import torch
 
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
-from rankbygene.module._rankbygene import split_widths
+from rankbygene.module._rankbygene import Network, split_widths
 from rankbygene.nn.losses import (
     RankingReduction,
     RankingVariant,
@@ -19,8 +19,8 @@ from rankbygene.nn.losses import (
     similarity,
 )
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
-from rankbygene.train._spot_plan import Batch, SpotPlan, warmup_cosine
-from rankbygene.train._views import Orientation, strong_view, weak_view
+from rankbygene.train._spot_plan import Batch, SpotPlan, trained, warmup_cosine
+from rankbygene.train._views import Orientation, random_kept_view, strong_view, weak_view
 
 __all__ = ["RELEASED", "RankByGenePlan", "warmup_cosine"]
 
@@ -138,13 +138,28 @@ class RankByGenePlan(SpotPlan):
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute every term that has a weight, unweighted, for one batch."""
-        module = self.module
-        images = batch["image"].to(module.pixel_mean.dtype) / 255
-        strong = self._view(strong_view, images, generator)
-        features = module.image_features(strong, "student")
+        features = self._features(batch, generator, "student")
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
-            return self._terms(batch, images, features.float(), generator)
+            return self._terms(batch, features.float(), generator)
+
+    def _features(self, batch: Batch, generator: torch.Generator, network: Network) -> torch.Tensor:
+        """Encode a random view of each spot, strong for the student and weak for the teacher."""
+        if "features" in batch:
+            return self._kept_features(batch["features"], generator, network)
+        view = strong_view if network == "student" else weak_view
+        images = batch["image"].to(self.module.pixel_mean.dtype) / 255
+        return self.module.image_features(self._view(view, images, generator), network)
+
+    def _kept_features(
+        self, kept: torch.Tensor, generator: torch.Generator, network: Network
+    ) -> torch.Tensor:
+        """Draw from features of the orientations that the view of pixels would have taken."""
+        if self.orientation == "released":
+            flips, turns = kept.chunk(2, dim=1)
+            kept = flips if network == "student" else turns
+        (features,) = random_kept_view([kept], generator)
+        return features
 
     def _view(
         self, view: Callable[..., torch.Tensor], images: torch.Tensor, generator: torch.Generator
@@ -158,11 +173,7 @@ class RankByGenePlan(SpotPlan):
         return tiles.view(images.shape)
 
     def _terms(
-        self,
-        batch: Batch,
-        images: torch.Tensor,
-        features: torch.Tensor,
-        generator: torch.Generator,
+        self, batch: Batch, features: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
         module, terms = self.module, {}
         latent = module.project(features, "student")
@@ -180,8 +191,7 @@ class RankByGenePlan(SpotPlan):
                 reduction=self.ranking_reduction,
             )
         if self.weights["distillation"]:
-            weak = self._view(weak_view, images, generator)
-            target = self._teacher_latent(weak)
+            target = self._teacher_latent(batch, generator)
             terms["distillation"] = info_nce(latent, target, self.temperature)
         if self.weights["expression"]:
             terms["expression"] = self._expression_error(
@@ -190,9 +200,9 @@ class RankByGenePlan(SpotPlan):
         return terms
 
     @torch.no_grad()
-    def _teacher_latent(self, images: torch.Tensor) -> torch.Tensor:
+    def _teacher_latent(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         with torch.autocast(self.device.type, self._autocast_dtype(), enabled=self._is_mixed()):
-            features = self.module.image_features(images, "teacher")
+            features = self._features(batch, generator, "teacher")
         return self.module.project(features.float(), "teacher")
 
     def _is_mixed(self) -> bool:
@@ -204,7 +214,10 @@ class RankByGenePlan(SpotPlan):
 
     def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Give the teacher's predictions beside the truth."""
-        _, predicted = self.module.represent(batch["image"], views=1)
+        if "features" in batch:
+            predicted = self.module.predict_from_features(batch["features"][:, 0].float())
+        else:
+            _, predicted = self.module.represent(batch["image"], views=1)
         return batch["expression"], predicted, batch["measured"], batch["slide"]
 
     # ---- Lightning -----------------------------------------------------------------------------
@@ -243,6 +256,6 @@ class RankByGenePlan(SpotPlan):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for images and one for genes."""
         return [
-            {"params": list(self.module.student.parameters()), "lr": self.lr},
-            {"params": list(self.module.gene_encoder.parameters()), "lr": self.gene_lr},
+            {"params": trained(self.module.student), "lr": self.lr},
+            {"params": trained(self.module.gene_encoder), "lr": self.gene_lr},
         ]

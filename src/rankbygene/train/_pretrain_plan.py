@@ -11,7 +11,7 @@ import torch
 from rankbygene.errors import InputValueError
 from rankbygene.module import SimCLRModule
 from rankbygene.nn.losses import nt_xent
-from rankbygene.train._spot_plan import with_warmup
+from rankbygene.train._spot_plan import adamw, with_warmup
 from rankbygene.train._views import strong_view
 
 __all__ = ["SimCLRPlan"]
@@ -95,7 +95,7 @@ class SimCLRPlan(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises, then falls along a cosine."""
-        optimizer = torch.optim.AdamW(
-            self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay
+        optimizer = adamw(
+            self, self.module.parameters(), lr=self.lr, weight_decay=self.weight_decay
         )
         return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))

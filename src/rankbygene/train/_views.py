@@ -7,6 +7,7 @@ nothing waits for the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "Orientation",
     "color_jitter",
     "random_crop",
+    "random_kept_view",
     "random_orientation",
     "strong_view",
     "weak_view",
@@ -111,6 +113,33 @@ def strong_view(
     return torch.where(_coin(images, grayscale, generator, groups), gray, images)
 
 
+def random_kept_view(
+    kept: Sequence[torch.Tensor],
+    generator: torch.Generator,
+    groups: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """Draw, for every image, one of the views whose features were kept.
+
+    Parameters
+    ----------
+    kept
+        Of the same images and ``V`` views, each ``[B, V, ...]``.
+    generator
+        Source of every random choice.
+    groups
+        int64 ``[B]``, numbered from 0: images of one group get the same view.
+
+    Returns
+    -------
+    Of each what belongs to the same view, ``[B, ...]``.
+    """
+    first = kept[0]
+    view = (_uniform(first, generator, groups) * first.shape[1]).long()
+    view = view.to(first.device, non_blocking=True)
+    rows = torch.arange(len(first), device=first.device)
+    return [tensor[rows, view] for tensor in kept]
+
+
 def random_crop(
     images: torch.Tensor,
     generator: torch.Generator,
@@ -137,7 +166,9 @@ def random_crop(
     x, y = ((1 - side) * (2 * _uniform(images, generator, groups) - 1) for _ in range(2))
     none = torch.zeros_like(side)
     window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(window.to(images), list(images.shape), align_corners=False)
+    grid = F.affine_grid(
+        window.to(images, non_blocking=True), list(images.shape), align_corners=False
+    )
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
@@ -172,7 +203,8 @@ def _turn_hue(
     cos, sin = angle.cos(), angle.sin()
     third, root = (1 - cos) / 3, sin / 3**0.5
     a, b, c = cos + third, third - root, third + root
-    matrix = torch.stack([a, b, c, c, a, b, b, c, a], 1).view(-1, 3, 3).to(images)
+    matrix = torch.stack([a, b, c, c, a, b, b, c, a], 1).view(-1, 3, 3)
+    matrix = matrix.to(images, non_blocking=True)
     return torch.einsum("bij,bjhw->bihw", matrix, images)
 
 
@@ -203,5 +235,6 @@ def _uniform(
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
-    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+    # Made on the CPU: a tensor made of numbers on another device would wait for it.
+    weights = torch.tensor(_LUMA, dtype=images.dtype).to(images.device, non_blocking=True)
     return torch.einsum("c,bchw->bhw", weights, images)[:, None]
