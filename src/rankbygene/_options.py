@@ -54,9 +54,7 @@ Weights = Annotated[
 FineTune = Annotated[
     str, typer.Option(help="Weights of the encoder to train: full, last_n, lora or none.")
 ]
-NLast = Annotated[
-    int | None, typer.Option(min=1, help="Blocks to train with --fine-tune last_n.")
-]
+NLast = Annotated[int | None, typer.Option(min=1, help="Blocks to train with --fine-tune last_n.")]
 MaxEpochs = Annotated[
     int | None, typer.Option(min=1, help="By default chosen from the number of spots.")
 ]
