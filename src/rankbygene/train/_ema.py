@@ -42,6 +42,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     own = [(theirs, ours) for theirs, ours in pairs if theirs is not ours]
     if own:  # all at once, which on a GPU is a few kernels instead of one per weight
-        get_ema_multi_avg_fn(momentum)(*map(list, zip(*own, strict=True)), None)
+        move = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+        move(*map(list, zip(*own, strict=True)), None)
     for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
         kept.copy_(current)
