@@ -207,6 +207,12 @@ def test_options_of_an_encoder_that_is_not_run_are_refused(slides: Any, option: 
         make(slides, **CHOICES["none"]).train(**{option: True}, **TRAIN)
 
 
+def test_released_weights_need_a_teacher_of_their_own(slides: Any, tmp_path: Path) -> None:
+    model = make(slides, head="frozen", **CHOICES["none"])
+    with pytest.raises(ValueError, match="fine_tune='full'"):
+        model.load_released(tmp_path / "released.ckpt")
+
+
 def test_a_batch_for_a_gpu_is_not_sought_on_a_cpu(slides: Any) -> None:
     with pytest.raises(ValueError, match="memory of a GPU"):
         make(slides, backbone="test_resnet").train(**{**TRAIN, "batch_size": "auto"})

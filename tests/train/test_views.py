@@ -8,7 +8,7 @@ import torch
 
 from rankbygene.nn import orientations
 from rankbygene.train import strong_view, weak_view
-from rankbygene.train._views import color_jitter, random_crop
+from rankbygene.train._views import color_jitter, random_crop, random_kept_view
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -101,3 +101,24 @@ def test_images_of_a_group_are_treated_alike(value: str) -> None:
     by_group = view.unflatten(0, (16, 4))
     assert torch.equal(by_group, by_group[:, :1].expand_as(by_group))
     assert len({tuple(image.flatten().tolist()) for image in by_group[:, 0]}) > 4
+
+
+def test_bytes_and_numbers_give_the_same_views() -> None:
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8)
+    for view in (strong_view, weak_view):
+        of_bytes, of_floats = (view(one, seeded(2)) for one in (images, images.float() / 255))
+        if of_bytes.dtype == torch.uint8:
+            of_bytes = of_bytes.float() / 255
+        assert torch.equal(of_bytes, of_floats)
+
+
+def test_kept_views_are_drawn_equally_and_alike_within_a_group() -> None:
+    kept = torch.arange(8.0).expand(800, 8)
+    rows = torch.arange(800.0)[:, None].expand(800, 8)
+    view, row = random_kept_view([kept, rows], seeded())
+    assert torch.equal(row, torch.arange(800.0))
+    assert int(view.long().bincount(minlength=8).min()) > 65
+    groups = torch.arange(100).repeat_interleave(8)
+    (alike,) = random_kept_view([kept], seeded(), groups)
+    assert all(len(one.unique()) == 1 for one in alike.split(8))
+    assert len(alike.unique()) == 8

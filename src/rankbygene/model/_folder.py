@@ -12,7 +12,7 @@ import pandas as pd
 
 from rankbygene.errors import InputValueError
 from rankbygene.io import atomic_directory
-from rankbygene.nn import load_shared, shared_state
+from rankbygene.nn._weights import load_shared, shared_state
 
 if TYPE_CHECKING:
     import torch

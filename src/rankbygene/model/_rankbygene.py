@@ -265,6 +265,12 @@ class RankByGene(BaseSpatialModel):
         if self.module.head != "frozen":
             msg = "the released checkpoints hold no prediction head; make the model with head='frozen'"
             raise InputValueError(msg)
+        if self.fine_tuning.get("fine_tune", "full") != "full":
+            msg = (
+                "the released checkpoints hold a student and a teacher that differ everywhere; make the "
+                f"model with fine_tune='full', not {self.fine_tuning['fine_tune']!r}"
+            )
+            raise InputValueError(msg)
         load_released_checkpoint(path, self.module)
         self.is_trained_ = True
         self.training_params = {"released_checkpoint": str(path)}

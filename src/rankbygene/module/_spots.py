@@ -9,7 +9,8 @@ from typing import Self
 import torch
 from torch import nn
 
-from rankbygene.nn import normalize_pixels, rest_frozen
+from rankbygene.nn import normalize_pixels
+from rankbygene.nn._fine_tune import rest_frozen
 
 __all__ = ["SpotModule"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rankbygene.nn import losses
 from rankbygene.nn._attention import CrossAttention
 from rankbygene.nn._backbone import BackboneSpec, build_backbone
-from rankbygene.nn._fine_tune import FineTune, rest_frozen, set_fine_tuning
+from rankbygene.nn._fine_tune import FineTune, set_fine_tuning
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
 from rankbygene.nn._hypergraph import HypergraphConv, HypergraphEncoder, similarity_hypergraph
 from rankbygene.nn._mil import (
@@ -20,7 +20,7 @@ from rankbygene.nn._orientations import orientations
 from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
 from rankbygene.nn._pixels import normalize_pixels
 from rankbygene.nn._statistics import N_STATISTICS, color_statistics, color_texture_statistics
-from rankbygene.nn._weights import load_shared, read_tensors, shared_state
+from rankbygene.nn._weights import read_tensors
 
 __all__ = [
     "N_STATISTICS",
@@ -43,13 +43,10 @@ __all__ = [
     "SeedAttention",
     "build_backbone",
     "build_pooling",
-    "load_shared",
     "losses",
     "normalize_pixels",
     "orientations",
     "read_tensors",
-    "rest_frozen",
     "set_fine_tuning",
-    "shared_state",
     "similarity_hypergraph",
 ]

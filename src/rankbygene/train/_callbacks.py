@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 
 from rankbygene.errors import TrainingError
-from rankbygene.nn import load_shared, shared_state
+from rankbygene.nn._weights import load_shared, shared_state
 
 __all__ = ["BestWeights", "FiniteLoss"]
 

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 __all__ = ["default_momentum", "momentum_schedule", "update_teacher"]
 
@@ -38,8 +39,10 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     Buffers (the running statistics of batch normalisation) are copied: an average of weights
     needs the statistics of its inputs, not of its start. Frozen weights belong to both and stay.
     """
-    for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
-        if theirs is not ours:
-            theirs.lerp_(ours, 1 - momentum)
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    own = [(theirs, ours) for theirs, ours in pairs if theirs is not ours]
+    if own:  # all at once, which on a GPU is a few kernels instead of one per weight
+        move = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+        move(*map(list, zip(*own, strict=True)), None)
     for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
         kept.copy_(current)

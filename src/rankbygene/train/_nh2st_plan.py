@@ -103,10 +103,13 @@ class NH2STPlan(SpotPlan):
         if "features" in batch:
             kept = [batch[name] for name in Encoded._fields if name in batch]
             return Encoded(*random_kept_view(kept, generator, batch["patch"]))
-        images = batch["image"].to(self.module.pixel_mean.dtype) / 255
         jitter, grayscale = (0.8, 0.2) if self.color else (0.0, 0.0)
         view = strong_view(
-            images, generator, jitter=jitter, grayscale=grayscale, groups=batch["patch"]
+            batch["image"],
+            generator,
+            jitter=jitter,
+            grayscale=grayscale,
+            groups=batch["patch"],
         )
         return self.module.encode(view)
 

@@ -148,8 +148,8 @@ class RankByGenePlan(SpotPlan):
         if "features" in batch:
             return self._kept_features(batch["features"], generator, network)
         view = strong_view if network == "student" else weak_view
-        images = batch["image"].to(self.module.pixel_mean.dtype) / 255
-        return self.module.image_features(self._view(view, images, generator), network)
+        images = self._view(view, batch["image"], generator)
+        return self.module.image_features(images, network)
 
     def _kept_features(
         self, kept: torch.Tensor, generator: torch.Generator, network: Network

@@ -72,7 +72,7 @@ class SimCLRPlan(pl.LightningModule):
         self, batch: Mapping[str, torch.Tensor], batch_idx: int
     ) -> dict[str, torch.Tensor]:
         """Return the loss."""
-        images = batch["image"].to(self.module.pixel_mean.dtype) / 255
+        images = batch["image"]
         views = [strong_view(images, self.generator, crop=self.crop) for _ in range(2)]
         # Both views in one pass, so that batch statistics cannot tell one from the other.
         features = self.module.image_features(torch.cat(views))

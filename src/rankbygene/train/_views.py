@@ -1,6 +1,6 @@
 """Augmentation of whole batches on the device they are on.
 
-Images are float ``[B, 3, H, W]`` in [0, 1] with ``H == W``. Every random choice is per image, or per
+Images are ``[B, 3, H, W]`` with ``H == W``, uint8 or float in [0, 1]. Every random choice is per image, or per
 group of images where ``groups`` ``[B]`` numbers them, and drawn from a generator on the CPU, so that
 nothing waits for the device.
 """
@@ -51,12 +51,12 @@ def weak_view(
     orientation: Orientation = "all",
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the teacher's view: a random orientation.
+    """Return the teacher's view: a random orientation, of the dtype of the images.
 
     Parameters
     ----------
     images
-        float ``[B, 3, H, W]`` in [0, 1].
+        ``[B, 3, H, W]``, uint8 or float in [0, 1].
     generator
         Source of every random choice.
     orientation
@@ -85,7 +85,7 @@ def strong_view(
     Parameters
     ----------
     images
-        float ``[B, 3, H, W]`` in [0, 1].
+        ``[B, 3, H, W]``, uint8 or float in [0, 1]; the view is float. Bytes are turned faster.
     generator
         Source of every random choice.
     jitter, grayscale
@@ -105,6 +105,8 @@ def strong_view(
     """
     oriented = random_orientation if orientation == "all" else _random_flips
     images = oriented(images, generator, groups)
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
     if crop is not None:
         images = random_crop(images, generator, crop, groups)
     jittered = color_jitter(images, generator, groups=groups)
@@ -186,13 +188,12 @@ def color_jitter(
 
     Strengths are the largest relative change; that of ``hue`` is a share of the full circle.
     """
-    images = (images * _factor(images, brightness, generator, groups)).clamp(0, 1)
+    images = (images * _factor(images, brightness, generator, groups)).clamp_(0, 1)
     mean = _luma(images).mean((-1, -2), keepdim=True)
-    images = mean + (images - mean) * _factor(images, contrast, generator, groups)
-    images = images.clamp(0, 1)
+    images.sub_(mean).mul_(_factor(images, contrast, generator, groups)).add_(mean).clamp_(0, 1)
     luma = _luma(images)
-    images = luma + (images - luma) * _factor(images, saturation, generator, groups)
-    return _turn_hue(images, hue, generator, groups).clamp(0, 1)
+    images.sub_(luma).mul_(_factor(images, saturation, generator, groups)).add_(luma)
+    return _turn_hue(images, hue, generator, groups).clamp_(0, 1)
 
 
 def _turn_hue(
