@@ -2,11 +2,13 @@
 
 Images are float ``[B, 3, H, W]`` in [0, 1] with ``H == W``. Every random choice is per image, or per
 group of images where ``groups`` ``[B]`` numbers them, and drawn from a generator on the CPU, so that
-nothing waits for the device.
+nothing waits for the device. A part of a batch gets what it would get within the whole where
+``groups`` are its places there and ``n_draws`` is the size of the whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,30 +18,17 @@ __all__ = [
     "Orientation",
     "color_jitter",
     "random_crop",
-    "random_orientation",
     "strong_view",
     "weak_view",
 ]
 
 Orientation = Literal["all", "released"]
 
+# Gives one number in [0, 1) per image ``[B]``, others at every call.
+Draw = Callable[[], torch.Tensor]
+
 # Weights of the luma of ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
-
-
-def random_orientation(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Put every image into one of its eight orientations, all equally likely."""
-    images = _random_flips(images, generator, groups)
-    return torch.where(_coin(images, 0.5, generator, groups), images.transpose(-1, -2), images)
-
-
-def _random_flips(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
-) -> torch.Tensor:
-    images = torch.where(_coin(images, 0.5, generator, groups), images.flip(-1), images)
-    return torch.where(_coin(images, 0.5, generator, groups), images.flip(-2), images)
 
 
 def weak_view(
@@ -48,6 +37,7 @@ def weak_view(
     *,
     orientation: Orientation = "all",
     groups: torch.Tensor | None = None,
+    n_draws: int | None = None,
 ) -> torch.Tensor:
     """Return the teacher's view: a random orientation.
 
@@ -62,10 +52,13 @@ def weak_view(
         none of which it ever shows to the student (its quarter turn is never left out).
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
+    n_draws
+        Groups to draw for, ``B`` by default; more where ``images`` are a part of a batch.
     """
+    draw = _draw_for(images, generator, groups, n_draws)
     if orientation == "all":
-        return random_orientation(images, generator, groups)
-    return torch.rot90(_random_flips(images, generator, groups), 1, (-2, -1))
+        return _orient(images, draw)
+    return torch.rot90(_flip(images, draw), 1, (-2, -1))
 
 
 def strong_view(
@@ -77,6 +70,7 @@ def strong_view(
     orientation: Orientation = "all",
     crop: tuple[float, float] | None = None,
     groups: torch.Tensor | None = None,
+    n_draws: int | None = None,
 ) -> torch.Tensor:
     """Return the student's view: random orientation, colour jitter, sometimes no colour.
 
@@ -95,20 +89,22 @@ def strong_view(
         keeps the whole.
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
+    n_draws
+        Groups to draw for, ``B`` by default; more where ``images`` are a part of a batch.
 
     References
     ----------
     Strengths (brightness, contrast, saturation 0.2, hue 0.1) after the released code of
     :cite:p:`huang2024rankbygene`.
     """
-    oriented = random_orientation if orientation == "all" else _random_flips
-    images = oriented(images, generator, groups)
+    draw = _draw_for(images, generator, groups, n_draws)
+    images = _orient(images, draw) if orientation == "all" else _flip(images, draw)
     if crop is not None:
-        images = random_crop(images, generator, crop, groups)
-    jittered = color_jitter(images, generator, groups=groups)
-    images = torch.where(_coin(images, jitter, generator, groups), jittered, images)
+        images = _crop(images, draw, crop)
+    jittered = _jitter(images, draw)
+    images = torch.where(_coin(images, draw, jitter), jittered, images)
     gray = _luma(images).expand_as(images)
-    return torch.where(_coin(images, grayscale, generator, groups), gray, images)
+    return torch.where(_coin(images, draw, grayscale), gray, images)
 
 
 def random_crop(
@@ -131,14 +127,7 @@ def random_crop(
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
     """
-    low, high = area
-    side = (low + (high - low) * _uniform(images, generator, groups)).sqrt()
-    # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
-    x, y = ((1 - side) * (2 * _uniform(images, generator, groups) - 1) for _ in range(2))
-    none = torch.zeros_like(side)
-    window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(window.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return _crop(images, _draw_for(images, generator, groups), area)
 
 
 def color_jitter(
@@ -155,20 +144,52 @@ def color_jitter(
 
     Strengths are the largest relative change; that of ``hue`` is a share of the full circle.
     """
-    images = (images * _factor(images, brightness, generator, groups)).clamp(0, 1)
+    draw = _draw_for(images, generator, groups)
+    return _jitter(images, draw, brightness, contrast, saturation, hue)
+
+
+def _flip(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    images = torch.where(_coin(images, draw, 0.5), images.flip(-1), images)
+    return torch.where(_coin(images, draw, 0.5), images.flip(-2), images)
+
+
+def _orient(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Put every image into one of its eight orientations, all equally likely."""
+    images = _flip(images, draw)
+    return torch.where(_coin(images, draw, 0.5), images.transpose(-1, -2), images)
+
+
+def _crop(images: torch.Tensor, draw: Draw, area: tuple[float, float]) -> torch.Tensor:
+    low, high = area
+    side = (low + (high - low) * draw()).sqrt()
+    # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
+    x, y = ((1 - side) * (2 * draw() - 1) for _ in range(2))
+    none = torch.zeros_like(side)
+    window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
+    grid = F.affine_grid(window.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _jitter(
+    images: torch.Tensor,
+    draw: Draw,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    hue: float = 0.1,
+) -> torch.Tensor:
+    images = (images * _factor(images, draw, brightness)).clamp(0, 1)
     mean = _luma(images).mean((-1, -2), keepdim=True)
-    images = mean + (images - mean) * _factor(images, contrast, generator, groups)
+    images = mean + (images - mean) * _factor(images, draw, contrast)
     images = images.clamp(0, 1)
     luma = _luma(images)
-    images = luma + (images - luma) * _factor(images, saturation, generator, groups)
-    return _turn_hue(images, hue, generator, groups).clamp(0, 1)
+    images = luma + (images - luma) * _factor(images, draw, saturation)
+    return _turn_hue(images, draw, hue).clamp(0, 1)
 
 
-def _turn_hue(
-    images: torch.Tensor, hue: float, generator: torch.Generator, groups: torch.Tensor | None
-) -> torch.Tensor:
+def _turn_hue(images: torch.Tensor, draw: Draw, hue: float) -> torch.Tensor:
     """Rotate colours about the grey axis, a linear stand-in for a shift of hue."""
-    angle = 2 * torch.pi * (_uniform(images, generator, groups) * 2 - 1) * hue
+    angle = 2 * torch.pi * (draw() * 2 - 1) * hue
     cos, sin = angle.cos(), angle.sin()
     third, root = (1 - cos) / 3, sin / 3**0.5
     a, b, c = cos + third, third - root, third + root
@@ -176,30 +197,30 @@ def _turn_hue(
     return torch.einsum("bij,bjhw->bihw", matrix, images)
 
 
-def _factor(
-    images: torch.Tensor,
-    strength: float,
-    generator: torch.Generator,
-    groups: torch.Tensor | None,
-) -> torch.Tensor:
-    factor = 1 + strength * (_uniform(images, generator, groups) * 2 - 1)
+def _factor(images: torch.Tensor, draw: Draw, strength: float) -> torch.Tensor:
+    factor = 1 + strength * (draw() * 2 - 1)
     return factor.view(-1, 1, 1, 1).to(images, non_blocking=True)
 
 
-def _coin(
-    images: torch.Tensor, p: float, generator: torch.Generator, groups: torch.Tensor | None
-) -> torch.Tensor:
-    chosen = _uniform(images, generator, groups) < p
-    return chosen.view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+def _coin(images: torch.Tensor, draw: Draw, p: float) -> torch.Tensor:
+    return (draw() < p).view(-1, 1, 1, 1).to(images.device, non_blocking=True)
 
 
-def _uniform(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None
-) -> torch.Tensor:
-    """One number per image, the same for images of one group."""
+def _draw_for(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    groups: torch.Tensor | None,
+    n_draws: int | None = None,
+) -> Draw:
+    """Draw one number per image, the same for images of one group."""
     # There are no more groups than images, so that no device has to be asked how many.
-    numbers = torch.rand(len(images), generator=generator, device=generator.device)
-    return numbers if groups is None else numbers.to(groups.device, non_blocking=True)[groups]
+    n = len(images) if n_draws is None else n_draws
+
+    def draw() -> torch.Tensor:
+        numbers = torch.rand(n, generator=generator, device=generator.device)
+        return numbers if groups is None else numbers.to(groups.device, non_blocking=True)[groups]
+
+    return draw
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
