@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import nn
 from rankbygene.errors import InputValueError
 from rankbygene.train._gather import gather, gather_batch
 from rankbygene.train._grad_cache import Encoder, Tiles, encode_in_chunks
+from rankbygene.train._shard import shard
 
 __all__ = ["Batch", "BatchPlan", "WholeBatch"]
 
@@ -69,6 +71,11 @@ class BatchPlan(pl.LightningModule):
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
 
+    def configure_model(self) -> None:
+        """Spread the weights over the devices, if the strategy has prepared for it."""
+        if self.device_mesh is not None:
+            shard(self.module, self.device_mesh["data_parallel"])
+
     def whole(self, batch: Batch) -> WholeBatch:
         """Learn what all processes have in their share of a batch."""
         images = batch["image"]
@@ -100,8 +107,10 @@ class BatchPlan(pl.LightningModule):
         self, encoder: Encoder, whole: WholeBatch, generator: torch.Generator
     ) -> tuple[torch.Tensor, ...]:
         """Represent the tiles of all processes; gradients flow back to those that encoded them."""
+        # The same number everywhere: processes meet in synchronised batch normalisation.
+        n_chunks = 1 if self.chunk_size is None else math.ceil(max(whole.sizes) / self.chunk_size)
         encoded = encode_in_chunks(
-            encoder, whole.tiles, generator, chunk_size=self.chunk_size, module=self.module
+            encoder, whole.tiles, generator, n_chunks=n_chunks, module=self.module
         )
         return tuple(gather(rows, whole.sizes) for rows in encoded)
 

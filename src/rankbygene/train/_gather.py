@@ -69,8 +69,8 @@ def gather_batch(
     dist.all_gather(per_process, own)
     sizes = dict(zip(batch, torch.stack(per_process, 1).tolist(), strict=True))
     columns = {n: _all_rows(rows, sizes[n]) for n, rows in batch.items() if n not in leave}
-    parts = zip(*columns.values(), strict=True)
-    return sizes, [dict(zip(columns, part, strict=True)) for part in parts]
+    ranks = range(len(per_process))
+    return sizes, [{name: rows[rank] for name, rows in columns.items()} for rank in ranks]
 
 
 def _all_rows(rows: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:

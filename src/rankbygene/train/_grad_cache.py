@@ -47,10 +47,10 @@ def encode_in_chunks(
     tiles: Tiles,
     generator: torch.Generator,
     *,
-    chunk_size: int | None,
+    n_chunks: int,
     module: nn.Module,
 ) -> tuple[torch.Tensor, ...]:
-    """Encode tiles a chunk at a time, with the result and the gradients of doing it at once.
+    """Encode tiles chunk by chunk, with the result and the gradients of doing it at once.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def encode_in_chunks(
         All tiles.
     generator
         Source of augmentation.
-    chunk_size
-        Tiles at a time. None encodes all at once.
+    n_chunks
+        How many chunks. One is encoded directly.
     module
         Network whose batch normalisation, if it has any, is to count a tile once.
 
@@ -70,7 +70,7 @@ def encode_in_chunks(
     ----------
     :cite:p:`gao2021gradcache`
     """
-    if chunk_size is None or chunk_size >= len(tiles.images):
+    if n_chunks == 1:
         return encoder(tiles, generator)
     state = generator.get_state()
     same = torch.Generator(generator.device)
@@ -88,7 +88,7 @@ def encode_in_chunks(
             context_fn=lambda: (nullcontext(), _fixed_statistics(module)),
         )
         for chunk in zip(
-            tiles.images.split(chunk_size), tiles.places.split(chunk_size), strict=True
+            tiles.images.tensor_split(n_chunks), tiles.places.tensor_split(n_chunks), strict=True
         )
     ]
     generator.set_state(same.get_state())
