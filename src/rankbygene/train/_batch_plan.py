@@ -107,8 +107,10 @@ class BatchPlan(pl.LightningModule):
         self, encoder: Encoder, whole: WholeBatch, generator: torch.Generator
     ) -> tuple[torch.Tensor, ...]:
         """Represent the tiles of all processes; gradients flow back to those that encoded them."""
-        # The same number everywhere: processes meet in synchronised batch normalisation.
-        n_chunks = 1 if self.chunk_size is None else math.ceil(max(whole.sizes) / self.chunk_size)
+        # The same number everywhere, none of them empty: processes meet in synchronised batch
+        # normalisation.
+        wanted = 1 if self.chunk_size is None else math.ceil(max(whole.sizes) / self.chunk_size)
+        n_chunks = min(wanted, *whole.sizes)
         encoded = encode_in_chunks(
             encoder, whole.tiles, generator, n_chunks=n_chunks, module=self.module
         )
