@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rankbygene.data._shares import Shares
 from rankbygene.data._split import Label, SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -56,7 +57,8 @@ class SpatialDataModule(pl.LightningDataModule):
     of nearly equal size; test rows keep their order. Neither the random state of torch nor that
     of numpy is used or changed.
 
-    The next batches are read in a thread while the last one is worked on.
+    The next batches are read in a thread while the last one is worked on. In a fit on many devices
+    each process reads its share of every batch of training and validation.
 
     Parameters
     ----------
@@ -68,7 +70,7 @@ class SpatialDataModule(pl.LightningDataModule):
     split
         What each spot is used for, or rows under ``"train"``, ``"validation"`` and ``"test"``.
     batch_size
-        Number of spots in a batch; the losses compare the spots of one batch.
+        Number of spots in a batch, over all devices; the losses compare the spots of one batch.
     seed
         Seed of the order.
     drop_last
@@ -142,7 +144,7 @@ class SpatialDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the shuffled training batches."""
-        return self._loader(self._train_sampler)
+        return self._loader(shared(self._train_sampler, self.trainer))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all validation spots, always in the same batches; none without a validation split."""
@@ -150,7 +152,8 @@ class SpatialDataModule(pl.LightningDataModule):
             return []
         order = np.random.default_rng(self.seed).permutation(self.val_idx)
         n_batches = -(-self.n_val // self.batch_size)
-        return self._loader(FixedBatches(np.array_split(order, n_batches)))
+        batches = FixedBatches(np.array_split(order, n_batches))
+        return self._loader(shared(batches, self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""
@@ -174,7 +177,7 @@ class TileDataModule(pl.LightningDataModule):
     bank
         Tiles; ``bank[rows]`` gives uint8 ``[len(rows), 3, px, px]``.
     batch_size
-        Number of tiles in a batch; the losses compare the tiles of one batch.
+        Number of tiles in a batch, over all devices; the losses compare the tiles of one batch.
     seed
         Seed of the order.
 
@@ -200,7 +203,17 @@ class TileDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the shuffled batches."""
-        return _loader(self._bank, self._sampler, self.seed)
+        return _loader(self._bank, shared(self._sampler, self.trainer), self.seed)
+
+
+def shared(batches: Sampler[Any], trainer: pl.Trainer | None) -> Sampler[Any]:
+    """Keep this process's share of every batch, where a fit has several processes."""
+    if trainer is None or trainer.world_size == 1:
+        return batches
+    shares = Shares(batches, trainer.global_rank, trainer.world_size)
+    if isinstance(batches, FixedBatches):
+        shares.check()
+    return shares
 
 
 def _loader(

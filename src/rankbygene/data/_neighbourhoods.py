@@ -16,6 +16,7 @@ from rankbygene.data._datamodule import (
     RowBatches,
     SpatialDataModule,
     Tiles,
+    shared,
 )
 from rankbygene.data._neighbors import local_places, nearest_spots
 from rankbygene.errors import InputValueError
@@ -58,10 +59,10 @@ class NeighbourhoodDataModule(SpatialDataModule):
     n
         Spots of a neighbourhood, the spot itself included, see :func:`nearest_spots`.
     batch_size
-        Spots in a batch, not counting the margins.
+        Spots in a batch, over all devices, not counting the margins.
     patch_size
         Spots in a patch. Larger ones share more tiles; smaller ones make the spots of a batch less
-        alike.
+        alike. Devices share a batch by whole patches.
 
     Raises
     ------
@@ -105,7 +106,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
         patches = _cut(self._by_slide(self.val_idx), self.patch_size)
         rng = np.random.default_rng(self.seed)
         batches = _group(patches, rng.permutation(len(patches)), self.batch_size // self.patch_size)
-        return self._loader(FixedBatches(batches))
+        return self._loader(shared(FixedBatches(batches), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""

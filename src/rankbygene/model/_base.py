@@ -253,7 +253,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     ) -> ExpressionBank:
         """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
         encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
-        self._check_encoding(encoding)
+        self._check_encoding(encoding, runner.get("strategy"))
         device = training_device(runner["accelerator"], runner["devices"])
         runner["precision"] = choose_precision(runner["precision"], device)
         bank = self._expression_bank()
@@ -287,8 +287,14 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             )
         return self._features
 
-    def _check_encoding(self, encoding: Mapping[str, bool]) -> None:
+    def _check_encoding(self, encoding: Mapping[str, bool], strategy: object) -> None:
         chosen = [name for name, value in encoding.items() if value]
+        if chosen and strategy == "fsdp":
+            msg = (
+                f"{' and '.join(chosen)} cannot be combined with strategy='fsdp', which takes the "
+                "encoder apart; leave one of them out"
+            )
+            raise InputValueError(msg)
         if chosen and self.fine_tuning.get("fine_tune") == "none":
             msg = (
                 f"{' and '.join(chosen)} would have no effect: with fine_tune='none' the encoder is "

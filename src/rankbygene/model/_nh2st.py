@@ -242,7 +242,7 @@ class NH2ST(BaseSpatialModel):
         max_epochs
             By default as many as show about 50,000 tiles, between 10 and 100.
         batch_size
-            Spots per step. The contrasts see exactly this many, or a few less.
+            Spots per step, over all devices. The contrasts see exactly this many, or a few less.
             More spots are harder to tell apart, so that the size changes what is learnt, and not
             only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
         patch_size
@@ -250,7 +250,7 @@ class NH2ST(BaseSpatialModel):
             :class:`rankbygene.data.NeighbourhoodDataModule`. By default 32, or ``batch_size`` where
             that is less; 1 where no loss and no prediction looks at neighbours.
         accelerator, devices
-            As in Lightning.
+            As in Lightning. For several devices pass ``strategy="ddp"`` as well, in a script.
         precision
             ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
         compile, gradient_checkpointing
@@ -259,7 +259,8 @@ class NH2ST(BaseSpatialModel):
             Stop when ``monitor`` has not improved for so many epochs. With or without it, the
             weights of the best epoch by ``monitor`` are kept when there is a validation split.
         plan_kwargs
-            Loss weights, temperatures, learning rate, see :class:`rankbygene.train.NH2STPlan`.
+            Loss weights, temperatures, learning rate, and ``chunk_size`` for large batches in little
+            memory, see :class:`rankbygene.train.NH2STPlan`.
         logger
             A further Lightning logger; ``history`` is kept in memory in any case.
         callbacks

@@ -151,7 +151,7 @@ def pretrain(
     max_epochs
         By default as many as show about 50,000 tiles, between 10 and 100.
     batch_size
-        Tiles per step; each is told from all others of its batch.
+        Tiles per step, over all devices; each is told from all others of its batch.
     lr
         Highest learning rate of AdamW.
     temperature
@@ -161,7 +161,7 @@ def pretrain(
     seed
         Repeats a run exactly on a CPU. None takes ``scvi.settings.seed``, or 0.
     accelerator, devices
-        As in Lightning.
+        As in Lightning. For several devices pass ``strategy="ddp"`` as well, in a script.
     precision
         ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
     callbacks

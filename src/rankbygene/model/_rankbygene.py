@@ -194,11 +194,11 @@ class RankByGene(BaseSpatialModel):
         max_epochs
             By default as many as show about 50,000 tiles, between 10 and 100.
         batch_size
-            Spots per step. The contrast and ranking losses see exactly this many.
+            Spots per step, over all devices. The contrast and ranking losses see exactly this many.
             More spots are harder to tell apart, so that the size changes what is learnt, and not
             only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
         accelerator, devices
-            As in Lightning.
+            As in Lightning. For several devices pass ``strategy="ddp"`` as well, in a script.
         precision
             ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
         compile, gradient_checkpointing
@@ -207,8 +207,8 @@ class RankByGene(BaseSpatialModel):
             Stop when ``monitor`` has not improved for so many epochs. With or without it, the
             weights of the best epoch by ``monitor`` are kept when there is a validation split.
         plan_kwargs
-            Loss weights, learning rates and schedules, see
-            :class:`rankbygene.train.RankByGenePlan`.
+            Loss weights, learning rates and schedules, and ``chunk_size`` for large batches in little
+            memory, see :class:`rankbygene.train.RankByGenePlan`.
         head_kwargs
             With ``head="frozen"``: arguments of :func:`rankbygene.train.fit_head`.
         logger

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,9 +18,10 @@ from rankbygene.data import (
     TileDataModule,
 )
 from rankbygene.metrics import pearson
+from rankbygene.model._devices import devices_kwargs
 from rankbygene.model._inference import default_precision
 from rankbygene.model._random import forked_rng
-from rankbygene.train import BestWeights, FiniteLoss
+from rankbygene.train import BestWeights, FiniteLoss, whole_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -95,19 +98,32 @@ def run_training(
 ) -> None:
     """Fit ``plan`` and leave the best weights, the history and the device in ``model``."""
     from lightning.pytorch.callbacks import Checkpoint
-    from scvi.train import TrainRunner
+    from scvi.train import LoudEarlyStopping, TrainRunner
     from scvi.train._logger import SimpleLogger
 
     validated = datamodule.n_val > 0
-    precision = choose_precision(precision, training_device(accelerator, devices))
+    device = training_device(accelerator, devices)
+    precision = choose_precision(precision, device)
     own: list[pl.Callback] = [FiniteLoss()]
     if validated:
         own.append(BestWeights(monitor=monitor))
+    if early_stopping and validated:
+        # scvi-tools' trainer would leave it out on many devices, where its losses differ.
+        own.append(
+            LoudEarlyStopping(monitor=monitor, patience=early_stopping_patience, warmup_epochs=0)
+        )
     # Lightning keeps the mode it finds, and results leave the module evaluating.
     model.module.train()
-    with forked_rng(model.seed), warnings.catch_warnings():
+    whole = copy.deepcopy(model.module) if trainer_kwargs.get("strategy") == "fsdp" else None
+    with (
+        forked_rng(model.seed),
+        warnings.catch_warnings(),
+        # Where a notebook forks, the history is handed over in a file.
+        TemporaryDirectory(prefix="rankbygene-") as folder,
+    ):
         # Banks and bags are read in this process: workers would copy them.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", "early_stopping was automatically disabled")
         # The teacher never trains.
         warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
         runner = TrainRunner(
@@ -118,19 +134,22 @@ def run_training(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
-            early_stopping=early_stopping and validated,
-            early_stopping_monitor=monitor,
-            early_stopping_patience=early_stopping_patience,
             check_val_every_n_epoch=1,
             benchmark=False,
             log_every_n_steps=1,
-            logger=None if logger is None else [SimpleLogger(), logger],
+            logger=[SimpleLogger(save_dir=folder), *([] if logger is None else [logger])],
             callbacks=[*own, *(c for c in callbacks if not isinstance(c, Checkpoint))],
-            **trainer_kwargs,
+            **devices_kwargs(device, devices, trainer_kwargs),
         )
+        # The runner knows the first device alone.
+        runner.device = runner.trainer.strategy.root_device
         # scvi's trainer knows one checkpoint callback, its own, which expects a model of AnnData.
         runner.trainer.callbacks.extend(c for c in callbacks if isinstance(c, Checkpoint))
         runner()
+        if whole is not None:
+            whole.load_state_dict(whole_state(model.module))
+            model.module = whole.eval()
+            model.to_device(runner.device)
 
 
 def validation_pearson(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from rankbygene.module import Encoded, NH2STModule
 from rankbygene.nn.losses import info_nce
-from rankbygene.train._spot_plan import Batch, SpotPlan
+from rankbygene.train._batch_plan import Batch, WholeBatch
+from rankbygene.train._grad_cache import Tiles
+from rankbygene.train._spot_plan import SpotPlan
 from rankbygene.train._views import random_kept_view, strong_view
 
 __all__ = ["NH2ST_RELEASED", "NH2STPlan"]
@@ -50,6 +54,9 @@ class NH2STPlan(SpotPlan):
     warmup
         Share of the steps over which the learning rate rises before it falls along a cosine.
         None keeps it constant.
+    chunk_size
+        Tiles that a process encodes at a time, so that large batches fit in little memory. None: its
+        whole share of a batch.
     seed
         Of augmentation.
 
@@ -76,6 +83,7 @@ class NH2STPlan(SpotPlan):
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float | None = 0.1,
+        chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -84,6 +92,7 @@ class NH2STPlan(SpotPlan):
             lr=lr,
             weight_decay=weight_decay,
             warmup=warmup,
+            chunk_size=chunk_size,
             seed=seed,
         )
         self.temperatures = {"query": temperature_query, "neighbour": temperature_neighbour}
@@ -92,26 +101,51 @@ class NH2STPlan(SpotPlan):
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute every term that has a weight, unweighted, for one batch."""
-        features, places = self._encode(batch, generator)
+        whole = self.whole(batch)
+        encoded = Encoded(*self._representations(whole, generator))
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
-            encoded = Encoded(features.float(), None if places is None else places.float())
-            return self._terms(batch, encoded)
+            return self._terms(whole.targets, encoded)
 
-    def _encode(self, batch: Batch, generator: torch.Generator) -> Encoded:
-        """Encode a random view of each tile, the same for the tiles of a patch."""
-        if "features" in batch:
-            kept = [batch[name] for name in Encoded._fields if name in batch]
-            return Encoded(*random_kept_view(kept, generator, batch["patch"]))
+    def _representations(
+        self, whole: WholeBatch, generator: torch.Generator
+    ) -> tuple[torch.Tensor, ...]:
+        """Represent a random view of each tile, the same for the tiles of a patch."""
+        patch = whole.targets["patch"]
+        if whole.tiles is not None:
+            return self.encode(partial(self._encoded, patch), whole, generator)
+        kept = [whole.targets[name] for name in Encoded._fields if name in whole.targets]
+        return tuple(rows.float() for rows in random_kept_view(kept, generator, patch))
+
+    def _encoded(
+        self, patch: torch.Tensor, tiles: Tiles, generator: torch.Generator
+    ) -> tuple[torch.Tensor, ...]:
+        """Encode tiles of a batch, of which ``patch`` tells the patch of every tile."""
         jitter, grayscale = (0.8, 0.2) if self.color else (0.0, 0.0)
         view = strong_view(
-            batch["image"],
+            tiles.images,
             generator,
             jitter=jitter,
             grayscale=grayscale,
-            groups=batch["patch"],
+            groups=patch[tiles.places],
+            n_draws=tiles.n,
         )
-        return self.module.encode(view)
+        return tuple(rows.float() for rows in self.module.encode(view) if rows is not None)
+
+    def join(self, parts: Sequence[Batch], sizes: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Make one batch of those of all processes; each numbers its own tiles and patches."""
+        counted = []
+        n_tiles, n_patches = 0, 0
+        for part, size in zip(parts, sizes, strict=True):
+            neighbours, patch = part["neighbours"], part["patch"]
+            present = neighbours >= 0
+            renumbered = {
+                "neighbours": torch.where(present, neighbours + n_tiles, neighbours),
+                "patch": patch + n_patches,
+            }
+            counted.append({**part, **renumbered})
+            n_tiles, n_patches = n_tiles + size, n_patches + int(patch.max()) + 1
+        return super().join(counted, sizes)
 
     def _terms(self, batch: Batch, encoded: Encoded) -> dict[str, torch.Tensor]:
         expression, measured = batch["expression"], batch["measured"]

@@ -18,8 +18,10 @@ from rankbygene.nn.losses import (
     ranking_consistency,
     similarity,
 )
+from rankbygene.train._batch_plan import Batch, WholeBatch
 from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
-from rankbygene.train._spot_plan import Batch, SpotPlan, trained, warmup_cosine
+from rankbygene.train._grad_cache import Tiles
+from rankbygene.train._spot_plan import SpotPlan, trained, warmup_cosine
 from rankbygene.train._views import Orientation, random_kept_view, strong_view, weak_view
 
 __all__ = ["RELEASED", "RankByGenePlan", "warmup_cosine"]
@@ -71,6 +73,9 @@ class RankByGenePlan(SpotPlan):
     warmup
         Share of the steps over which the learning rate rises before it falls along a cosine.
         None keeps it constant.
+    chunk_size
+        Tiles that a process encodes at a time, so that large batches fit in little memory. None: its
+        whole share of a batch.
     ema_start, ema_end, ema_every
         Momentum of the teacher, from the first to the last ``"step"`` or ``"epoch"``. By default
         it starts where :func:`~rankbygene.train.default_momentum` puts it.
@@ -103,6 +108,7 @@ class RankByGenePlan(SpotPlan):
         gene_lr: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float | None = 0.1,
+        chunk_size: int | None = None,
         ema_start: float | None = None,
         ema_end: float = 1.0,
         ema_every: Literal["step", "epoch"] = "step",
@@ -119,6 +125,7 @@ class RankByGenePlan(SpotPlan):
             lr=lr,
             weight_decay=weight_decay,
             warmup=warmup,
+            chunk_size=chunk_size,
             seed=seed,
         )
         if ema_every not in ("step", "epoch"):
@@ -138,44 +145,63 @@ class RankByGenePlan(SpotPlan):
 
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute every term that has a weight, unweighted, for one batch."""
-        features = self._features(batch, generator, "student")
+        whole = self.whole(batch)
+        features = self._student_features(whole, generator)
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
-            return self._terms(batch, features.float(), generator)
+            return self._terms(whole, features, generator)
 
-    def _features(self, batch: Batch, generator: torch.Generator, network: Network) -> torch.Tensor:
-        """Encode a random view of each spot, strong for the student and weak for the teacher."""
-        if "features" in batch:
-            return self._kept_features(batch["features"], generator, network)
-        view = strong_view if network == "student" else weak_view
-        images = self._view(view, batch["image"], generator)
-        return self.module.image_features(images, network)
+    def _student_features(self, whole: WholeBatch, generator: torch.Generator) -> torch.Tensor:
+        if whole.tiles is None:
+            return self._kept_features(whole, generator, "student")
+        (features,) = self.encode(self._encode_strong, whole, generator)
+        return features
+
+    def _teacher_latent(self, whole: WholeBatch, generator: torch.Generator) -> torch.Tensor:
+        if whole.tiles is None:
+            return self.module.project(self._kept_features(whole, generator, "teacher"), "teacher")
+        (latent,) = self.encode(self._encode_weak, whole, generator)
+        return latent
 
     def _kept_features(
-        self, kept: torch.Tensor, generator: torch.Generator, network: Network
+        self, whole: WholeBatch, generator: torch.Generator, network: Network
     ) -> torch.Tensor:
         """Draw from features of the orientations that the view of pixels would have taken."""
+        kept = whole.targets["features"]
         if self.orientation == "released":
             flips, turns = kept.chunk(2, dim=1)
             kept = flips if network == "student" else turns
         (features,) = random_kept_view([kept], generator)
-        return features
+        return features.float()
+
+    def _encode_strong(self, tiles: Tiles, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        strong = self._view(strong_view, tiles, generator)
+        return (self.module.image_features(strong, "student").float(),)
+
+    def _encode_weak(self, tiles: Tiles, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        weak = self._view(weak_view, tiles, generator)
+        with torch.autocast(self.device.type, self._autocast_dtype(), enabled=self._is_mixed()):
+            features = self.module.image_features(weak, "teacher")
+        return (self.module.project(features.float(), "teacher"),)
 
     def _view(
-        self, view: Callable[..., torch.Tensor], images: torch.Tensor, generator: torch.Generator
+        self, view: Callable[..., torch.Tensor], tiles: Tiles, generator: torch.Generator
     ) -> torch.Tensor:
         """Augment; the tiles of one spot alike, where there are several."""
         n_widths = self.module.n_widths
-        groups = None
-        if n_widths > 1:
-            groups = torch.arange(len(images), device=images.device).repeat_interleave(n_widths)
-        tiles = view(split_widths(images), generator, orientation=self.orientation, groups=groups)
-        return tiles.view(images.shape)
+        views = view(
+            split_widths(tiles.images),
+            generator,
+            orientation=self.orientation,
+            groups=tiles.places.repeat_interleave(n_widths),
+            n_draws=tiles.n * n_widths,
+        )
+        return views.view(tiles.images.shape)
 
     def _terms(
-        self, batch: Batch, features: torch.Tensor, generator: torch.Generator
+        self, whole: WholeBatch, features: torch.Tensor, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        module, terms = self.module, {}
+        module, batch, terms = self.module, whole.targets, {}
         latent = module.project(features, "student")
         if self.weights["contrast"] or self.weights["ranking"]:
             genes = module.gene_features(batch["expression"], batch["measured"])
@@ -191,19 +217,14 @@ class RankByGenePlan(SpotPlan):
                 reduction=self.ranking_reduction,
             )
         if self.weights["distillation"]:
-            target = self._teacher_latent(batch, generator)
+            with torch.no_grad():
+                target = self._teacher_latent(whole, generator)
             terms["distillation"] = info_nce(latent, target, self.temperature)
         if self.weights["expression"]:
             terms["expression"] = self._expression_error(
                 module.student.predictor(features), batch["expression"], batch["measured"]
             )
         return terms
-
-    @torch.no_grad()
-    def _teacher_latent(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        with torch.autocast(self.device.type, self._autocast_dtype(), enabled=self._is_mixed()):
-            features = self._features(batch, generator, "teacher")
-        return self.module.project(features.float(), "teacher")
 
     def _is_mixed(self) -> bool:
         return self._trainer is not None and str(self.trainer.precision).endswith("mixed")

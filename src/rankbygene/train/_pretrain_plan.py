@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 from rankbygene.errors import InputValueError
 from rankbygene.module import SimCLRModule
 from rankbygene.nn.losses import nt_xent
+from rankbygene.train._batch_plan import Batch, BatchPlan
+from rankbygene.train._grad_cache import Tiles
 from rankbygene.train._spot_plan import adamw, with_warmup
 from rankbygene.train._views import strong_view
 
 __all__ = ["SimCLRPlan"]
 
 
-class SimCLRPlan(pl.LightningModule):
+class SimCLRPlan(BatchPlan):
     """Training of :class:`~rankbygene.module.SimCLRModule`: two views of a tile, told from others.
 
     Parameters
@@ -32,6 +32,9 @@ class SimCLRPlan(pl.LightningModule):
         Of AdamW.
     warmup
         Share of the steps over which the learning rate rises before it falls along a cosine.
+    chunk_size
+        Tiles that a process encodes at a time, so that large batches fit in little memory. None: its
+        whole share of a batch.
     seed
         Of the views.
 
@@ -54,44 +57,46 @@ class SimCLRPlan(pl.LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         warmup: float = 0.1,
+        chunk_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(module, chunk_size=chunk_size, seed=seed)
         if not (temperature > 0 and lr > 0):
             msg = f"temperature and lr must be positive, found {temperature} and {lr}"
             raise InputValueError(msg)
         if not 0 < crop[0] <= crop[1] <= 1:
             msg = f"crop is {crop}; pass two shares of the area, (smallest, largest), above 0 and up to 1"
             raise InputValueError(msg)
-        self.module = module
+        self.module: SimCLRModule
         self.temperature, self.crop = temperature, crop
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
-        self.generator = torch.Generator().manual_seed(seed)
 
-    def training_step(
-        self, batch: Mapping[str, torch.Tensor], batch_idx: int
-    ) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss."""
-        images = batch["image"]
-        views = [strong_view(images, self.generator, crop=self.crop) for _ in range(2)]
-        # Both views in one pass, so that batch statistics cannot tell one from the other.
-        features = self.module.image_features(torch.cat(views))
+        features = self.encode(self._both_views, self.whole(batch), self.generator)
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
-            first, second = self.module.project(features.float()).chunk(2)
+            first, second = self.module.project(torch.cat(features)).chunk(2)
             loss = nt_xent(first, second, self.temperature)
         self.log(
-            "train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images), prog_bar=True
+            "train_loss",
+            loss,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(batch["image"]),
+            prog_bar=True,
+            sync_dist=True,
         )
         return {"loss": loss}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a resumed fit needs beside the weights."""
-        checkpoint["generator"] = self.generator.get_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written."""
-        self.generator.set_state(checkpoint["generator"])
+    def _both_views(self, tiles: Tiles, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        images = tiles.images.to(self.module.pixel_mean.dtype) / 255
+        views = [
+            strong_view(images, generator, crop=self.crop, groups=tiles.places, n_draws=tiles.n)
+            for _ in range(2)
+        ]
+        # Both views in one pass, so that batch statistics cannot tell one from the other.
+        return self.module.image_features(torch.cat(views)).float().chunk(2)
 
     def configure_optimizers(self) -> Any:
         """AdamW; the learning rate rises, then falls along a cosine."""

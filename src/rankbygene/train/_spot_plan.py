@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from rankbygene.module import SpotModule
+from rankbygene.train._batch_plan import Batch, BatchPlan
 from rankbygene.train._scores import RunningPearson
 
 __all__ = ["Batch", "SpotPlan", "warmup_cosine"]
 
-Batch = Mapping[str, torch.Tensor]
 
-
-class SpotPlan(pl.LightningModule):
+class SpotPlan(BatchPlan):
     """Training of a :class:`~rankbygene.module.SpotModule` by a weighted sum of losses.
 
     Subclasses say what the losses are and how spots are predicted.
@@ -37,6 +36,8 @@ class SpotPlan(pl.LightningModule):
     warmup
         Share of the steps over which the learning rate rises before it falls along a cosine.
         None keeps it constant.
+    chunk_size
+        Tiles that a process encodes at a time. None: its whole share of a batch.
     seed
         Of every random choice.
     """
@@ -49,19 +50,22 @@ class SpotPlan(pl.LightningModule):
         lr: float,
         weight_decay: float,
         warmup: float | None,
+        chunk_size: int | None,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module, chunk_size=chunk_size, seed=seed)
+        self.module: SpotModule
         self.weights = dict(weights)
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
-        self.seed = seed
-        self.generator = torch.Generator().manual_seed(seed)
         self.running_pearson = RunningPearson()
 
     @abstractmethod
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Compute every term that has a weight, unweighted, for one batch."""
+        """Compute every term that has a weight, unweighted, for one batch.
+
+        Where there are many processes, ``batch`` is the share of this one, and the terms are those
+        of the whole batch.
+        """
 
     @abstractmethod
     def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -92,20 +96,13 @@ class SpotPlan(pl.LightningModule):
         terms = self.losses(batch, self.validation_generator)
         self._log("validation", self._weighted(terms), terms, self.n_spots(batch))
         if self.weights["expression"]:
-            self.running_pearson.update(*self.judge(batch))
+            self.running_pearson.update(*self.all_rows(*self.judge(batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean Pearson correlation per gene of the predictions."""
         if self.weights["expression"]:
-            self.log("validation_pearson", self.running_pearson.compute(), on_epoch=True)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what a resumed fit needs beside the weights."""
-        checkpoint["generator"] = self.generator.get_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written."""
-        self.generator.set_state(checkpoint["generator"])
+            score = self.running_pearson.compute().to(self.device)
+            self.log("validation_pearson", score, on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW, by default with a warm-up and half a cosine."""
@@ -128,8 +125,10 @@ class SpotPlan(pl.LightningModule):
         self, part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], size: int
     ) -> None:
         values = {f"{part}_{name}": term for name, term in terms.items()}
-        self.log(f"{part}_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+        # All processes know the same losses, up to rounding, which must not make them decide apart.
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        self.log(f"{part}_loss", loss, batch_size=size, prog_bar=True, **how)
+        self.log_dict(values, batch_size=size, **how)
 
 
 def adamw(plan: pl.LightningModule, parameters: Any, **settings: Any) -> torch.optim.AdamW:

@@ -2,12 +2,13 @@
 
 Images are ``[B, 3, H, W]`` with ``H == W``, uint8 or float in [0, 1]. Every random choice is per image, or per
 group of images where ``groups`` ``[B]`` numbers them, and drawn from a generator on the CPU, so that
-nothing waits for the device.
+nothing waits for the device. A part of a batch gets what it would get within the whole where
+``groups`` are its places there and ``n_draws`` is the size of the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -18,30 +19,17 @@ __all__ = [
     "color_jitter",
     "random_crop",
     "random_kept_view",
-    "random_orientation",
     "strong_view",
     "weak_view",
 ]
 
 Orientation = Literal["all", "released"]
 
+# Gives one number in [0, 1) per image ``[B]``, others at every call.
+Draw = Callable[[], torch.Tensor]
+
 # Weights of the luma of ITU-R BT.601.
 _LUMA = (0.299, 0.587, 0.114)
-
-
-def random_orientation(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Put every image into one of its eight orientations, all equally likely."""
-    images = _random_flips(images, generator, groups)
-    return torch.where(_coin(images, 0.5, generator, groups), images.transpose(-1, -2), images)
-
-
-def _random_flips(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None = None
-) -> torch.Tensor:
-    images = torch.where(_coin(images, 0.5, generator, groups), images.flip(-1), images)
-    return torch.where(_coin(images, 0.5, generator, groups), images.flip(-2), images)
 
 
 def weak_view(
@@ -50,6 +38,7 @@ def weak_view(
     *,
     orientation: Orientation = "all",
     groups: torch.Tensor | None = None,
+    n_draws: int | None = None,
 ) -> torch.Tensor:
     """Return the teacher's view: a random orientation, of the dtype of the images.
 
@@ -64,10 +53,13 @@ def weak_view(
         none of which it ever shows to the student (its quarter turn is never left out).
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
+    n_draws
+        Groups to draw for, ``B`` by default; more where ``images`` are a part of a batch.
     """
+    draw = _draw_for(images, generator, groups, n_draws)
     if orientation == "all":
-        return random_orientation(images, generator, groups)
-    return torch.rot90(_random_flips(images, generator, groups), 1, (-2, -1))
+        return _orient(images, draw)
+    return torch.rot90(_flip(images, draw), 1, (-2, -1))
 
 
 def strong_view(
@@ -79,6 +71,7 @@ def strong_view(
     orientation: Orientation = "all",
     crop: tuple[float, float] | None = None,
     groups: torch.Tensor | None = None,
+    n_draws: int | None = None,
 ) -> torch.Tensor:
     """Return the student's view: random orientation, colour jitter, sometimes no colour.
 
@@ -97,22 +90,24 @@ def strong_view(
         keeps the whole.
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
+    n_draws
+        Groups to draw for, ``B`` by default; more where ``images`` are a part of a batch.
 
     References
     ----------
     Strengths (brightness, contrast, saturation 0.2, hue 0.1) after the released code of
     :cite:p:`huang2024rankbygene`.
     """
-    oriented = random_orientation if orientation == "all" else _random_flips
-    images = oriented(images, generator, groups)
+    draw = _draw_for(images, generator, groups, n_draws)
+    images = _orient(images, draw) if orientation == "all" else _flip(images, draw)
     if images.dtype == torch.uint8:
         images = images.float() / 255
     if crop is not None:
-        images = random_crop(images, generator, crop, groups)
-    jittered = color_jitter(images, generator, groups=groups)
-    images = torch.where(_coin(images, jitter, generator, groups), jittered, images)
+        images = _crop(images, draw, crop)
+    jittered = _jitter(images, draw)
+    images = torch.where(_coin(images, draw, jitter), jittered, images)
     gray = _luma(images).expand_as(images)
-    return torch.where(_coin(images, grayscale, generator, groups), gray, images)
+    return torch.where(_coin(images, draw, grayscale), gray, images)
 
 
 def random_kept_view(
@@ -136,7 +131,7 @@ def random_kept_view(
     Of each what belongs to the same view, ``[B, ...]``.
     """
     first = kept[0]
-    view = (_uniform(first, generator, groups) * first.shape[1]).long()
+    view = (_draw_for(first, generator, groups)() * first.shape[1]).long()
     view = view.to(first.device, non_blocking=True)
     rows = torch.arange(len(first), device=first.device)
     return [tensor[rows, view] for tensor in kept]
@@ -162,16 +157,7 @@ def random_crop(
     groups
         int64 ``[B]``, numbered from 0: images of one group are treated alike.
     """
-    low, high = area
-    side = (low + (high - low) * _uniform(images, generator, groups)).sqrt()
-    # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
-    x, y = ((1 - side) * (2 * _uniform(images, generator, groups) - 1) for _ in range(2))
-    none = torch.zeros_like(side)
-    window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
-    grid = F.affine_grid(
-        window.to(images, non_blocking=True), list(images.shape), align_corners=False
-    )
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return _crop(images, _draw_for(images, generator, groups), area)
 
 
 def color_jitter(
@@ -188,19 +174,53 @@ def color_jitter(
 
     Strengths are the largest relative change; that of ``hue`` is a share of the full circle.
     """
-    images = (images * _factor(images, brightness, generator, groups)).clamp_(0, 1)
-    mean = _luma(images).mean((-1, -2), keepdim=True)
-    images.sub_(mean).mul_(_factor(images, contrast, generator, groups)).add_(mean).clamp_(0, 1)
-    luma = _luma(images)
-    images.sub_(luma).mul_(_factor(images, saturation, generator, groups)).add_(luma)
-    return _turn_hue(images, hue, generator, groups).clamp_(0, 1)
+    draw = _draw_for(images, generator, groups)
+    return _jitter(images, draw, brightness, contrast, saturation, hue)
 
 
-def _turn_hue(
-    images: torch.Tensor, hue: float, generator: torch.Generator, groups: torch.Tensor | None
+def _flip(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    images = torch.where(_coin(images, draw, 0.5), images.flip(-1), images)
+    return torch.where(_coin(images, draw, 0.5), images.flip(-2), images)
+
+
+def _orient(images: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Put every image into one of its eight orientations, all equally likely."""
+    images = _flip(images, draw)
+    return torch.where(_coin(images, draw, 0.5), images.transpose(-1, -2), images)
+
+
+def _crop(images: torch.Tensor, draw: Draw, area: tuple[float, float]) -> torch.Tensor:
+    low, high = area
+    side = (low + (high - low) * draw()).sqrt()
+    # Coordinates run from -1 to 1 along each axis, so that 1 - side is the room on either side.
+    x, y = ((1 - side) * (2 * draw() - 1) for _ in range(2))
+    none = torch.zeros_like(side)
+    window = torch.stack([side, none, x, none, side, y], 1).view(-1, 2, 3)
+    grid = F.affine_grid(
+        window.to(images, non_blocking=True), list(images.shape), align_corners=False
+    )
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _jitter(
+    images: torch.Tensor,
+    draw: Draw,
+    brightness: float = 0.2,
+    contrast: float = 0.2,
+    saturation: float = 0.2,
+    hue: float = 0.1,
 ) -> torch.Tensor:
+    images = (images * _factor(images, draw, brightness)).clamp_(0, 1)
+    mean = _luma(images).mean((-1, -2), keepdim=True)
+    images.sub_(mean).mul_(_factor(images, draw, contrast)).add_(mean).clamp_(0, 1)
+    luma = _luma(images)
+    images.sub_(luma).mul_(_factor(images, draw, saturation)).add_(luma)
+    return _turn_hue(images, draw, hue).clamp_(0, 1)
+
+
+def _turn_hue(images: torch.Tensor, draw: Draw, hue: float) -> torch.Tensor:
     """Rotate colours about the grey axis, a linear stand-in for a shift of hue."""
-    angle = 2 * torch.pi * (_uniform(images, generator, groups) * 2 - 1) * hue
+    angle = 2 * torch.pi * (draw() * 2 - 1) * hue
     cos, sin = angle.cos(), angle.sin()
     third, root = (1 - cos) / 3, sin / 3**0.5
     a, b, c = cos + third, third - root, third + root
@@ -209,30 +229,30 @@ def _turn_hue(
     return torch.einsum("bij,bjhw->bihw", matrix, images)
 
 
-def _factor(
-    images: torch.Tensor,
-    strength: float,
-    generator: torch.Generator,
-    groups: torch.Tensor | None,
-) -> torch.Tensor:
-    factor = 1 + strength * (_uniform(images, generator, groups) * 2 - 1)
+def _factor(images: torch.Tensor, draw: Draw, strength: float) -> torch.Tensor:
+    factor = 1 + strength * (draw() * 2 - 1)
     return factor.view(-1, 1, 1, 1).to(images, non_blocking=True)
 
 
-def _coin(
-    images: torch.Tensor, p: float, generator: torch.Generator, groups: torch.Tensor | None
-) -> torch.Tensor:
-    chosen = _uniform(images, generator, groups) < p
-    return chosen.view(-1, 1, 1, 1).to(images.device, non_blocking=True)
+def _coin(images: torch.Tensor, draw: Draw, p: float) -> torch.Tensor:
+    return (draw() < p).view(-1, 1, 1, 1).to(images.device, non_blocking=True)
 
 
-def _uniform(
-    images: torch.Tensor, generator: torch.Generator, groups: torch.Tensor | None
-) -> torch.Tensor:
-    """One number per image, the same for images of one group."""
+def _draw_for(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    groups: torch.Tensor | None,
+    n_draws: int | None = None,
+) -> Draw:
+    """Draw one number per image, the same for images of one group."""
     # There are no more groups than images, so that no device has to be asked how many.
-    numbers = torch.rand(len(images), generator=generator, device=generator.device)
-    return numbers if groups is None else numbers.to(groups.device, non_blocking=True)[groups]
+    n = len(images) if n_draws is None else n_draws
+
+    def draw() -> torch.Tensor:
+        numbers = torch.rand(n, generator=generator, device=generator.device)
+        return numbers if groups is None else numbers.to(groups.device, non_blocking=True)[groups]
+
+    return draw
 
 
 def _luma(images: torch.Tensor) -> torch.Tensor:
