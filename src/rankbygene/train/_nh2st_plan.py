@@ -104,13 +104,15 @@ class NH2STPlan(SpotPlan):
             kept = [batch[name] for name in Encoded._fields if name in batch]
             return Encoded(*random_kept_view(kept, generator, batch["patch"]))
         jitter, grayscale = (0.8, 0.2) if self.color else (0.0, 0.0)
-        view = strong_view(
-            batch["image"],
-            generator,
-            jitter=jitter,
-            grayscale=grayscale,
-            groups=batch["patch"],
-        )
+        # Products of colours would come back rounded to half precision.
+        with torch.autocast(self.device.type, enabled=False):
+            view = strong_view(
+                batch["image"],
+                generator,
+                jitter=jitter,
+                grayscale=grayscale,
+                groups=batch["patch"],
+            )
         return self.module.encode(view)
 
     def _terms(self, batch: Batch, encoded: Encoded) -> dict[str, torch.Tensor]:

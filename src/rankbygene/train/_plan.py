@@ -148,7 +148,9 @@ class RankByGenePlan(SpotPlan):
         if "features" in batch:
             return self._kept_features(batch["features"], generator, network)
         view = strong_view if network == "student" else weak_view
-        images = self._view(view, batch["image"], generator)
+        # Products of colours would come back rounded to half precision.
+        with torch.autocast(self.device.type, enabled=False):
+            images = self._view(view, batch["image"], generator)
         return self.module.image_features(images, network)
 
     def _kept_features(
