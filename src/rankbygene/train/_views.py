@@ -102,12 +102,14 @@ def strong_view(
     images = _orient(images, draw) if orientation == "all" else _flip(images, draw)
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    if crop is not None:
-        images = _crop(images, draw, crop)
-    jittered = _jitter(images, draw)
-    images = torch.where(_coin(images, draw, jitter), jittered, images)
-    gray = _luma(images).expand_as(images)
-    return torch.where(_coin(images, draw, grayscale), gray, images)
+    # Products of colours would come back rounded to half precision.
+    with torch.autocast(images.device.type, enabled=False):
+        if crop is not None:
+            images = _crop(images, draw, crop)
+        jittered = _jitter(images, draw)
+        images = torch.where(_coin(images, draw, jitter), jittered, images)
+        gray = _luma(images).expand_as(images)
+        return torch.where(_coin(images, draw, grayscale), gray, images)
 
 
 def random_kept_view(
