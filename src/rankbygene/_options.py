@@ -56,6 +56,10 @@ MaxEpochs = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=2, help="Spots that the losses see at once.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu, ...")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Folder that keeps the tiles for the next run."),
+]
 KeyAdded = Annotated[str | None, typer.Option(help="Prefix of the keys that are written.")]
 Seed = Annotated[int, typer.Option(help="Repeats a run exactly on a CPU.")]
 

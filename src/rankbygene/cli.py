@@ -94,6 +94,7 @@ def fit(
     batch_size: opt.BatchSize = 64,
     accelerator: opt.Accelerator = "auto",
     key_added: opt.KeyAdded = None,
+    cache_dir: opt.CacheDir = None,
     seed: opt.Seed = 0,
     overwrite: opt.Overwrite = False,
 ) -> None:
@@ -119,7 +120,7 @@ def fit(
             um_per_px=um_per_px,
             key_added=key_added,
             seed=seed,
-            model_kwargs={"weights": weights},
+            model_kwargs={"weights": weights, "cache_dir": cache_dir},
             train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
         )
         from rankbygene.io import fill_store

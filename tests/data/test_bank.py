@@ -24,30 +24,40 @@ def test_rows_follow_slides_and_spots(frames: dict[str, SpotFrame]) -> None:
     assert bank.slices == {"one": slice(0, 3), "two": slice(3, 7)}
     for name, frame in frames.items():
         expected = TileReader(frame, tile_um=16, tile_px=32).read()
-        np.testing.assert_array_equal(bank.tiles[bank.slices[name]], expected)
+        np.testing.assert_array_equal(bank[bank.slices[name]], expected)
         assert bank.plans[name].side == 32
-    picked = bank[[5, 0]]
-    np.testing.assert_array_equal(picked, bank.tiles[[5, 0]])
-    picked[:] = 0
-    assert bank[[5, 0]].any()
+    every = bank[:]
+    np.testing.assert_array_equal(bank[[5, 0, 5]], every[[5, 0, 5]])
+    np.testing.assert_array_equal(bank[np.arange(7) % 2 == 1], every[1::2])
+    np.testing.assert_array_equal(bank[[-1]], every[[6]])
+    assert bank[[]].shape == (0, 3, 32, 32)
+    bank[[5, 0]][:] = 0
+    np.testing.assert_array_equal(bank[:], every)
+    with pytest.raises(IndexError):
+        bank[[7]]
 
 
-def test_file_beyond_the_memory_limit(frames: dict[str, SpotFrame], tmp_path: Path) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_files_beyond_the_memory_limit(frames: dict[str, SpotFrame], temporary: Path) -> None:
     in_memory = TileBank.build(frames, tile_um=16, tile_px=32)
-    bank = TileBank.build(
-        frames, tile_um=16, tile_px=32, memory_limit=1000, cache_dir=tmp_path / "cache"
-    )
-    assert isinstance(bank.tiles, np.memmap)
-    np.testing.assert_array_equal(bank.tiles, in_memory.tiles)
+    assert in_memory.places is None
+    bank = TileBank.build(frames, tile_um=16, tile_px=32, memory_limit=1000)
+    np.testing.assert_array_equal(bank[:], in_memory[:])
     assert not isinstance(bank[[1, 2]], np.memmap)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list(temporary.glob("*/*.npy"))) == 2
     del bank
     gc.collect()
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def test_file_is_removed_when_cutting_fails(
-    frames: dict[str, SpotFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_files_are_removed_when_cutting_fails(
+    frames: dict[str, SpotFrame], temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: TileReader) -> None:
         msg = "the disk was pulled out"
@@ -55,18 +65,8 @@ def test_file_is_removed_when_cutting_fails(
 
     monkeypatch.setattr(TileReader, "stream", fail)
     with pytest.raises(OSError, match="pulled out"):
-        TileBank.build(frames, tile_um=16, tile_px=32, memory_limit=1000, cache_dir=tmp_path)
-    gc.collect()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_full_disk_is_said_before_cutting(
-    frames: dict[str, SpotFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = SimpleNamespace(total=1, used=0, free=2**28)
-    monkeypatch.setattr("rankbygene.data._bank.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(InputValueError, match="0.2 GiB free; pass cache_dir="):
-        TileBank.build(frames, tile_um=16, tile_px=32, memory_limit=1000, cache_dir=tmp_path)
+        TileBank.build(frames, tile_um=16, tile_px=32, memory_limit=1000)
+    assert list(temporary.iterdir()) == []
 
 
 def test_problems_of_all_slides(frames: dict[str, SpotFrame]) -> None:

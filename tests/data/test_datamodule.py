@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import gc
+import threading
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
+from rankbygene.data._datamodule import (
+    SpatialDataModule,
+    TileDataModule,
+    prefetched,
+    shuffled_in_windows,
+)
 from rankbygene.data._expression import ExpressionBank
 from rankbygene.data._split import SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
@@ -201,3 +211,77 @@ def test_tiles_alone_are_shuffled_as_spots_are(bank, expression):
     for size in (0, N + 1):
         with pytest.raises(InputValueError, match=f"batch_size is {size} and there are {N} tiles"):
             TileDataModule(bank, batch_size=size)
+
+
+def test_items_are_drawn_ahead_in_their_order():
+    drawn = []
+
+    def items():
+        for i in range(6):
+            drawn.append(i)
+            yield i
+        msg = "the disk was pulled out"
+        raise OSError(msg)
+
+    before = threading.active_count()
+    got, stream = [], prefetched(items(), 2)
+    with pytest.raises(OSError, match="pulled out"):
+        for item in stream:
+            got.append(item)
+            assert len(drawn) <= item + 3  # the one that is worked on and two more
+    assert got == list(range(6))
+    assert list(prefetched(iter("abc"), 5)) == list("abc")
+    for item in prefetched(iter(range(100)), 2):
+        if item == 3:
+            break
+    with pytest.raises(KeyboardInterrupt):
+        for _ in prefetched(iter(range(100)), 2):
+            raise KeyboardInterrupt
+    gc.collect()
+    assert threading.active_count() == before
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n=st.integers(1, 300),
+    window=st.integers(1, 120),
+    seed=st.integers(0, 99),
+)
+def test_windows_hold_every_row_in_short_runs(n, window, seed):
+    rows = np.arange(n) * 2 + 1
+    order = shuffled_in_windows(rows, window, np.random.default_rng(seed))
+    np.testing.assert_array_equal(np.sort(order), rows)
+    np.testing.assert_array_equal(rows, np.arange(n) * 2 + 1)
+    for start in range(0, n, window):
+        inside = np.sort(order[start : start + window])
+        n_runs = 1 + (np.diff(inside) > 2).sum()
+        # Runs of 16, cut at the two ends of the window, of the rows and where they begin.
+        assert n_runs <= window / 16 + 5
+
+
+def test_a_window_draws_from_everywhere(expression, bank):
+    """Rows come in the order of storage, and batches mix slides."""
+
+    class Stored:
+        places = np.random.default_rng(0).permutation(N)
+
+        def __len__(self):
+            return N
+
+        def __getitem__(self, rows):
+            return bank[rows]
+
+    rows = {"train": np.arange(N)}
+    kwargs = {"batch_size": 8, "seed": 1, "shuffle_window": 20, "drop_last": False}
+    module = SpatialDataModule(Stored(), expression, rows, **kwargs)
+    epochs = [sum(spots(module.train_dataloader()), []) for _ in range(2)]
+    again = SpatialDataModule(Stored(), expression, rows, **kwargs)
+    assert [sum(spots(again.train_dataloader()), []) for _ in range(2)] == epochs
+    assert epochs[0] != epochs[1]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(N))
+        for start in range(0, N, 20):
+            inside = np.sort(Stored.places[epoch[start : start + 20]])
+            assert (np.diff(inside) > 1).sum() <= 5
+    with pytest.raises(InputValueError, match="shuffle_window is 7; at least batch_size=8"):
+        SpatialDataModule(Stored(), expression, rows, batch_size=8, shuffle_window=7)

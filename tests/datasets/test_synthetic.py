@@ -66,7 +66,7 @@ def texture(tile: np.ndarray) -> list[float]:
 def test_texture_tells_the_genes_and_mean_colour_does_not() -> None:
     slides = rbg.datasets.synthetic(4, 120, 40, seed=1, scale_factors=None)
     frames = resolve_slides(slides)
-    tiles = TileBank.build(frames, tile_um=112, tile_px=112).tiles
+    tiles = TileBank.build(frames, tile_um=112, tile_px=112)[:]
     table = slides[0]["table"]
     bank = ExpressionBank.build(frames, list(table.var_names), Normalization())
     driven = table.var["image_driven"].to_numpy()

@@ -1,14 +1,14 @@
-"""The tiles of all slides in one array, in memory or in a temporary file."""
+"""The tiles of all slides, in memory or in memory-mapped files."""
 
 from __future__ import annotations
 
-import logging
 import math
+import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -16,17 +16,18 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from rankbygene.data._cache import cached_tiles
 from rankbygene.data._geometry import TilePlan
 from rankbygene.data._tiles import TileReader, tile_widths
-from rankbygene.errors import InputValueError, Problems
+from rankbygene.errors import Problems
 
 if TYPE_CHECKING:
     from rankbygene.data._frame import SpotFrame
 
-logger = logging.getLogger("rankbygene")
-
-# Room left on the disk for others.
-_SPARE_BYTES = 1 << 28
+# Bytes of tiles that are held in memory.
+MEMORY_LIMIT = 8 * 2**30
+# Bytes that the files of a cache may take.
+CACHE_LIMIT = 200 * 2**30
 
 
 class TileBank:
@@ -34,26 +35,45 @@ class TileBank:
 
     Made by :meth:`build`.
 
+    Parameters
+    ----------
+    parts
+        Tiles of each slide, uint8 ``[n, 3, tile_px, tile_px]``, with several widths ``3 * n_widths``
+        channels; arrays, or memory maps.
+    places
+        For each spot the row of its tile in the part, if that is not the spot's own.
+    plans
+        Where the tiles were cut.
+
     Attributes
     ----------
-    tiles
-        uint8 ``[n, 3, tile_px, tile_px]``, with several widths ``3 * n_widths`` channels; an array, or a memory map of a file that is removed
-        together with the bank.
     slices
         ``{slide: rows}``.
     plans
-        ``{slide: plan}``; where the tiles were cut.
+        ``{slide: plan}``.
+    places
+        Rank of each row in storage, ``[n]``; None where the tiles are in memory. Rows of near rank
+        lie side by side on the disk, and mostly in the tissue.
     """
 
     def __init__(
         self,
-        tiles: NDArray[np.uint8],
-        slices: Mapping[str, slice],
+        parts: Mapping[str, NDArray[np.uint8]],
         plans: Mapping[str, TilePlan],
+        places: Mapping[str, NDArray[np.intp]] | None = None,
     ) -> None:
-        self.tiles = tiles
-        self.slices = dict(slices)
+        self._parts = list(parts.values())
+        self._stops = np.cumsum([len(part) for part in self._parts])
+        starts = (self._stops - [len(part) for part in self._parts]).tolist()
+        bounds = zip(parts, starts, self._stops.tolist(), strict=True)
+        self.slices = {name: slice(start, stop) for name, start, stop in bounds}
+        self._every = np.arange(self._stops[-1])
         self.plans = dict(plans)
+        self.places = None
+        if places is not None:
+            self.places = np.concatenate(
+                [places[name] + start for name, start in zip(parts, starts, strict=True)]
+            )
 
     @classmethod
     def build(
@@ -62,8 +82,9 @@ class TileBank:
         *,
         tile_um: float | Sequence[float],
         tile_px: int,
-        memory_limit: int = 8 * 2**30,
-        cache_dir: Path | None = None,
+        memory_limit: int = MEMORY_LIMIT,
+        cache_dir: str | Path | None = None,
+        cache_limit: int = CACHE_LIMIT,
     ) -> TileBank:
         """Cut the tiles of all slides.
 
@@ -74,9 +95,14 @@ class TileBank:
         tile_um, tile_px
             Width of a tile in micrometres, or several widths, and in pixels.
         memory_limit
-            Bytes above which the tiles go to a temporary file instead of memory.
+            Bytes above which the tiles go to temporary files instead of memory. The system's
+            temporary folder holds them, and they are removed together with the bank.
         cache_dir
-            Folder for that file; the system's temporary folder by default.
+            Folder that keeps the tiles for other sessions, models and processes, one file per slide;
+            what it holds already is not cut again. The files can be deleted at any time. A changed
+            image is told from the old one by the pixels of 32 tiles of a slide.
+        cache_limit
+            Bytes that the files in ``cache_dir`` may take.
 
         Raises
         ------
@@ -85,28 +111,77 @@ class TileBank:
             disk has no room for them.
         """
         readers = _readers(frames, tile_um=tile_um, tile_px=tile_px)
-        slices = _slices(frames)
         tile_shape = (3 * len(tile_widths(tile_um)), tile_px, tile_px)
-        shape = (sum(frame.n_obs for frame in frames.values()), *tile_shape)
-        plans = {name: reader.plan for name, reader in readers.items()}
-        if math.prod(shape) <= memory_limit:
-            bank = cls(np.empty(shape, dtype=np.uint8), slices, plans)
-        else:
-            path = _temporary_file(math.prod(shape), cache_dir)
-            bank = cls(np.lib.format.open_memmap(path, "w+", np.uint8, shape), slices, plans)
-            finalize(bank, _remove, path.parent, os.getpid())
-        for name, reader in readers.items():
-            own = bank.tiles[slices[name]]
-            for rows, tiles in reader.stream():
-                own[rows] = tiles
+        n_bytes = sum(frame.n_obs for frame in frames.values()) * math.prod(tile_shape)
+        if cache_dir is None and n_bytes <= memory_limit:
+            plans = {name: reader.plan for name, reader in readers.items()}
+            return cls({name: reader.read() for name, reader in readers.items()}, plans)
+        if cache_dir is not None:
+            return cls._of_files(Path(cache_dir), frames, readers, cache_limit)
+        folder = Path(tempfile.mkdtemp(prefix="rankbygene-tiles-"))
+        try:
+            bank = cls._of_files(folder, frames, readers, sys.maxsize)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finalize(bank, _remove, folder, os.getpid())
         return bank
 
+    @classmethod
+    def _of_files(
+        cls,
+        folder: Path,
+        frames: Mapping[str, SpotFrame],
+        readers: Mapping[str, TileReader],
+        limit: int,
+    ) -> TileBank:
+        parts, places = {}, {}
+        for name, reader in readers.items():
+            parts[name], places[name] = cached_tiles(folder, frames[name], reader, limit=limit)
+        return cls(parts, {name: reader.plan for name, reader in readers.items()}, places)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tiles."""
+        return sum(part.nbytes for part in self._parts)
+
     def __len__(self) -> int:
-        return len(self.tiles)
+        return len(self._every)
+
+    def read_ahead(self, rows: NDArray[np.intp]) -> None:
+        """Let the system read the tiles of some rows from the disk, run by run, before they are asked for."""
+        if self.places is None:
+            return
+        wanted = np.sort(self.places[rows])
+        numbers = np.searchsorted(self._stops, wanted, side="right")
+        breaks = np.flatnonzero((np.diff(wanted) > 1) | (np.diff(numbers) > 0)) + 1
+        for run in np.split(wanted, breaks):
+            number = np.searchsorted(self._stops, run[0], side="right")
+            part = self._parts[number]
+            _read_ahead(part, run - self._stops[number] + len(part))
 
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
-        """Return a copy of some tiles, ``[k, 3, tile_px, tile_px]``."""
-        return np.array(self.tiles[rows])
+        """Return a copy of some tiles, ``[k, 3, tile_px, tile_px]``, in the order of ``rows``."""
+        wanted = self._every[rows]
+        if self.places is not None:
+            wanted = self.places[wanted]
+        tiles = np.empty((len(wanted), *self._parts[0].shape[1:]), np.uint8)
+        numbers = np.searchsorted(self._stops, wanted, side="right")
+        for i, (number, row) in enumerate(zip(numbers.tolist(), wanted.tolist(), strict=True)):
+            # Counted from the end of the part.
+            tiles[i] = self._parts[number][row - self._stops[number]]
+        return tiles
+
+
+def _read_ahead(part: NDArray[np.uint8], rows: NDArray[np.intp]) -> None:
+    """Tell the system that a run of tiles will be read; arrays and other systems do without."""
+    mapped = getattr(part, "_mmap", None)
+    if not isinstance(part, np.memmap) or not hasattr(mapped, "madvise"):
+        return
+    # The mapping begins at the page that holds the first tile, or before the header.
+    begin = part.offset % mmap.ALLOCATIONGRANULARITY + int(rows[0]) * part[0].nbytes
+    aligned = begin - begin % mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_WILLNEED, aligned, begin - aligned + len(rows) * part[0].nbytes)
 
 
 def _readers(
@@ -119,30 +194,6 @@ def _readers(
             readers[name] = TileReader(frame, tile_um=tile_um, tile_px=tile_px)
     problems.raise_if_any()
     return readers
-
-
-def _slices(frames: Mapping[str, SpotFrame]) -> dict[str, slice]:
-    stops = accumulate(frame.n_obs for frame in frames.values())
-    return {
-        name: slice(stop - frame.n_obs, stop)
-        for (name, frame), stop in zip(frames.items(), stops, strict=True)
-    }
-
-
-def _temporary_file(n_bytes: int, cache_dir: Path | None) -> Path:
-    parent = Path(tempfile.gettempdir()) if cache_dir is None else Path(cache_dir)
-    parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(parent).free
-    if free < n_bytes + _SPARE_BYTES:
-        msg = (
-            f"the tiles take {n_bytes / 2**30:.1f} GiB, more than memory_limit, and {parent} has "
-            f"{free / 2**30:.1f} GiB free; pass cache_dir=... on a larger disk, a larger "
-            "memory_limit, a smaller tile_px, or fewer spots"
-        )
-        raise InputValueError(msg)
-    folder = Path(tempfile.mkdtemp(prefix="rankbygene-tiles-", dir=parent))
-    logger.info("tiles take %.1f GiB and are kept in %s for now", n_bytes / 2**30, folder)
-    return folder / "tiles.npy"
 
 
 def _remove(folder: Path, owner: int) -> None:

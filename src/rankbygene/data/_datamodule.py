@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -20,9 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SpatialDataModule", "TileDataModule"]
 
+T = TypeVar("T")
+_END: Any = object()
 _PARTS: tuple[Label, ...] = ("train", "validation", "test")
 
 Batch = dict[str, torch.Tensor]
+
+# Batches that are read ahead of the step.
+_AHEAD = 2
+# Rows that stay together when rows are shuffled in windows.
+_BLOCK = 16
 
 
 class Tiles(Protocol):
@@ -45,6 +54,8 @@ class SpatialDataModule(pl.LightningDataModule):
     of nearly equal size; test rows keep their order. Neither the random state of torch nor that
     of numpy is used or changed.
 
+    The next batches are read in a thread while the last one is worked on.
+
     Parameters
     ----------
     bank
@@ -59,6 +70,11 @@ class SpatialDataModule(pl.LightningDataModule):
         Seed of the order.
     drop_last
         Whether spots of an incomplete last batch sit out an epoch of training.
+    shuffle_window
+        For tiles on a disk that memory cannot hold: rows that are shuffled together. Short runs of
+        rows that lie side by side in storage are drawn at random from all slides until a window is
+        full, and its rows are shuffled, so that not more than two windows are read at a time. None
+        shuffles all rows.
 
     Raises
     ------
@@ -78,6 +94,7 @@ class SpatialDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         seed: int = 0,
         drop_last: bool = True,
+        shuffle_window: int | None = None,
     ) -> None:
         super().__init__()
         n_rows = len(expression.values)
@@ -95,13 +112,19 @@ class SpatialDataModule(pl.LightningDataModule):
                 "pass a smaller batch_size or hold out fewer spots"
             )
             raise InputValueError(msg)
+        if shuffle_window is not None and shuffle_window < batch_size:
+            msg = f"shuffle_window is {shuffle_window}; at least batch_size={batch_size} is needed"
+            raise InputValueError(msg)
         self.train_idx, self.val_idx, self.test_idx = (rows[part] for part in _PARTS)
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
         self._batches: Dataset[Batch] = RowBatches(bank, expression)
+        train = self.train_idx
+        if shuffle_window is not None:
+            train = _in_storage_order(bank, train)
         self._train_sampler: Sampler[Any] = _ShuffledBatches(
-            self.train_idx, batch_size, seed, drop_last
+            train, batch_size, seed, drop_last, shuffle_window, getattr(bank, "read_ahead", None)
         )
 
     @property
@@ -182,13 +205,36 @@ def _loader(
 ) -> DataLoader[Batch]:
     # One index of the dataset is a whole batch: a single gather per bank instead of one per
     # spot. Without a generator of its own the loader would draw from torch's global state.
-    return DataLoader(
+    return _Prefetching(
         dataset,
         sampler=batches,
         batch_size=None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+class _Prefetching(DataLoader[Batch]):
+    """Reads the next batches in a thread, in the order and with the numbers of a plain loader."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return prefetched(super().__iter__(), _AHEAD)
+
+
+def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
+    """Draw items in a thread, so many ahead of the one that is worked on.
+
+    What drawing an item raises is raised where the item would have come. The thread ends with the
+    iterator, also when that is given up early.
+    """
+    thread = ThreadPoolExecutor(1, "rankbygene-prefetch")  # one, so that items keep their order
+    waiting = deque(thread.submit(next, items, _END) for _ in range(ahead))
+    try:
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(thread.submit(next, items, _END))
+            yield item
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class RowBatches(Dataset[Batch]):
@@ -228,10 +274,19 @@ class _TileBatches(Dataset[Batch]):
 class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
     """Rows in a new order at every pass; the order depends on the seed and the pass alone."""
 
-    def __init__(self, rows: NDArray[np.intp], batch_size: int, seed: int, drop_last: bool) -> None:
+    def __init__(
+        self,
+        rows: NDArray[np.intp],
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+        window: int | None = None,
+        read_ahead: Callable[[NDArray[np.intp]], None] | None = None,
+    ) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
+        self._window, self._read_ahead = window, read_ahead
         self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
         self._epoch = 0
 
@@ -239,10 +294,52 @@ class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
         return -(-self._n_used // self._batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.intp]]:
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._rows)
+        rng = np.random.default_rng([self._seed, self._epoch])
         self._epoch += 1
+        if self._window is None:
+            order = rng.permutation(self._rows)
+        else:
+            order = shuffled_in_windows(self._rows, self._window, rng)
+        announced = 0
         for start in range(0, self._n_used, self._batch_size):
+            if self._window and self._read_ahead:
+                # This window, and the next one once this one has begun.
+                while announced < min(start + self._window, len(order)):
+                    self._read_ahead(order[announced : announced + self._window])
+                    announced += self._window
             yield order[start : min(start + self._batch_size, self._n_used)]
+
+
+def shuffled_in_windows(
+    rows: NDArray[np.intp], window: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Shuffle short runs of rows, and then the rows within windows of many runs.
+
+    Parameters
+    ----------
+    rows
+        Rows in the order of storage, ``[n]``.
+    window
+        Rows that are shuffled together.
+    rng
+        Decides the order.
+
+    Returns
+    -------
+    The same rows in another order.
+    """
+    # Runs begin at another row each time, so that the same rows do not always stay together.
+    first = int(rng.integers(_BLOCK))
+    blocks = np.split(rows, np.arange(first, len(rows), _BLOCK))
+    order = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+    for start in range(0, len(order), window):
+        rng.shuffle(order[start : start + window])
+    return order
+
+
+def _in_storage_order(bank: Tiles, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    places = getattr(bank, "places", None)
+    return np.sort(rows) if places is None else rows[np.argsort(places[rows])]
 
 
 class FixedBatches(Sampler[Any]):

@@ -183,6 +183,8 @@ class TileReader:
     ----------
     plan
         Where the tiles of the first width lie.
+    plans, levels
+        For each width, where its tiles lie, and the level of the image that they are cut from.
 
     Raises
     ------
@@ -193,14 +195,14 @@ class TileReader:
     def __init__(self, frame: SpotFrame, *, tile_um: float | Sequence[float], tile_px: int) -> None:
         widths = tile_widths(tile_um)
         image = frame.sdata.images[frame.image_key]
-        self._plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
-        self._levels = [level_array(image, plan.level) for plan in self._plans]
-        self.plan = self._plans[0]
+        self.plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
+        self.levels = [level_array(image, plan.level) for plan in self.plans]
+        self.plan = self.plans[0]
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
         """Shape of one tile: channels and pixels."""
-        return 3 * len(self._plans), self.plan.tile_px, self.plan.tile_px
+        return 3 * len(self.plans), self.plan.tile_px, self.plan.tile_px
 
     def stream(self, rows: Any = None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Read tiles in the order in which the image is decoded.
@@ -234,12 +236,12 @@ class TileReader:
         self, wanted: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         for positions, tiles in self._cut_width(0, wanted):
-            if len(self._plans) == 1:
+            if len(self.plans) == 1:
                 yield positions, tiles
                 continue
             stack = np.empty((len(positions), *self.tile_shape), np.uint8)
             stack[:, :3] = tiles
-            for width in range(1, len(self._plans)):
+            for width in range(1, len(self.plans)):
                 # Tiles that are read together lie together, so that their chunks are few.
                 for own, wider in self._cut_width(width, wanted[positions]):
                     stack[own, 3 * width : 3 * width + 3] = wider
@@ -248,9 +250,9 @@ class TileReader:
     def _cut_width(
         self, width: int, wanted: NDArray[np.intp]
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
-        plan = self._plans[width]
+        plan = self.plans[width]
         x0, y0 = plan.x0[wanted], plan.y0[wanted]
-        for positions, tiles in stream_tiles(self._levels[width], x0, y0, plan.side):
+        for positions, tiles in stream_tiles(self.levels[width], x0, y0, plan.side):
             yield positions, resize_tiles(tiles, plan.tile_px)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from rankbygene.data import (
     resolve_slides,
     split_spots,
 )
+from rankbygene.data._bank import MEMORY_LIMIT
 from rankbygene.model._files import FilesMixin
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
@@ -27,8 +29,6 @@ from rankbygene.nn import build_backbone
 from rankbygene.pp import check_panel, choose_panel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rankbygene.data import SpotFrame, SpotSplit
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
@@ -67,6 +67,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     split_by, validation_size, validation_slides
         What is held out for early stopping and for the per-gene scores. By default whole
         patients where they are known, else slides, else spatial blocks of the only slide.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
     **module_kwargs
@@ -88,10 +91,12 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         split_by: SplitBy = "auto",
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
         seed: int | None = None,
         **module_kwargs: Any,
     ) -> None:
         self.seed = choose_seed(seed)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.normalization = normalization or Normalization()
         self.module_kwargs = module_kwargs
         self.frames = resolve_slides(sdata, recall_setup)
@@ -189,7 +194,14 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self, bank: ExpressionBank, plan: SpotPlan, **batches: Any
     ) -> SpatialDataModule:
         """Build the batches that ``plan`` is trained on."""
-        return SpatialDataModule(self.tiles, bank, self.split, seed=self.seed, **batches)
+        tiles = self.tiles
+        # More than memory may hold is read in windows, each a part of it.
+        window = None
+        if tiles.n_bytes > MEMORY_LIMIT:
+            window = max(batches["batch_size"], len(tiles) * MEMORY_LIMIT // (4 * tiles.n_bytes))
+        return SpatialDataModule(
+            tiles, bank, self.split, seed=self.seed, shuffle_window=window, **batches
+        )
 
     def _fit(
         self,

@@ -71,6 +71,9 @@ class RankByGene(BaseSpatialModel):
     split_by, validation_size, validation_slides
         What is held out for early stopping and for the per-gene scores. By default whole
         patients where they are known, else slides, else spatial blocks of the only slide.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
     seed
         Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
 
@@ -107,6 +110,7 @@ class RankByGene(BaseSpatialModel):
         split_by: SplitBy = "auto",
         validation_size: float = 0.2,
         validation_slides: Sequence[str] | None = None,
+        cache_dir: str | Path | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -122,6 +126,7 @@ class RankByGene(BaseSpatialModel):
             split_by=split_by,
             validation_size=validation_size,
             validation_slides=validation_slides,
+            cache_dir=cache_dir,
             seed=seed,
             head=head,
             n_latent=n_latent,

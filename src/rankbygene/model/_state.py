@@ -16,6 +16,8 @@ from rankbygene.model._setup import recall_setup
 from rankbygene.model._trained import TrainedModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from rankbygene.data import Normalization, SpatialSetup, SpotFrame
@@ -42,6 +44,7 @@ class ModelState(TrainedModel, ABC):
     split_labels: pd.Series[str]  # label of every spot of the model's own data, by spot id
     training_params: dict[str, Any]
     validation_pearson: pd.Series[float]  # per gene of the panel
+    cache_dir: Path | None = None  # where tiles are kept between sessions; not saved
     _tiles: TileBank | None
 
     @abstractmethod
@@ -88,15 +91,21 @@ class ModelState(TrainedModel, ABC):
 
     @property
     def tiles(self) -> TileBank:
-        """Tiles of the model's own slides, cut on first use and kept until :meth:`release`."""
+        """Tiles of the model's own slides, cut on first use and kept until :meth:`release`.
+
+        With ``cache_dir`` they are kept beyond that, in files.
+        """
         if self._tiles is None:
             self._tiles = TileBank.build(
-                self.frames, tile_um=self.tile_widths, tile_px=self.tile_px
+                self.frames,
+                tile_um=self.tile_widths,
+                tile_px=self.tile_px,
+                cache_dir=self.cache_dir,
             )
         return self._tiles
 
     def release(self) -> None:
-        """Free the tiles and the trainer; the tiles are cut again when they are needed."""
+        """Free the tiles and the trainer; tiles are cut, or found in the cache, when needed again."""
         self._tiles = None
         self.trainer: Any = None
 
