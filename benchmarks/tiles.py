@@ -30,6 +30,7 @@ from _machine import describe_machine, peak_memory_mib
 from scipy import ndimage
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale
+from xarray import DataTree
 
 from rankbygene.data import TileBank, TileReader, frame_from_shapes, stream_tiles
 from rankbygene.data._datamodule import _in_storage_order, shuffled_in_windows
@@ -134,7 +135,7 @@ def reference(slide: sd.SpatialData, n: int) -> Callable[[], None]:
     def read() -> None:
         for i in range(n):
             image = next(iter(dataset[i].images.values()))
-            level = image["scale0"]["image"] if "scale0" in image else image
+            level = image["scale0"]["image"] if isinstance(image, DataTree) else image
             np.asarray(level.data)
 
     return read
