@@ -69,7 +69,7 @@ class TileBank:
         self.slices = {name: slice(start, stop) for name, start, stop in bounds}
         self._every = np.arange(self._stops[-1])
         self.plans = dict(plans)
-        self.places = None
+        self.places: NDArray[np.intp] | None = None
         if places is not None:
             self.places = np.concatenate(
                 [places[name] + start for name, start in zip(parts, starts, strict=True)]
@@ -135,7 +135,8 @@ class TileBank:
         readers: Mapping[str, TileReader],
         limit: int,
     ) -> TileBank:
-        parts, places = {}, {}
+        parts: dict[str, NDArray[np.uint8]] = {}
+        places: dict[str, NDArray[np.intp]] = {}
         for name, reader in readers.items():
             parts[name], places[name] = cached_tiles(folder, frames[name], reader, limit=limit)
         return cls(parts, {name: reader.plan for name, reader in readers.items()}, places)
