@@ -176,7 +176,7 @@ class TileBank:
 
 def _read_ahead(part: NDArray[np.uint8], rows: NDArray[np.intp]) -> None:
     """Tell the system that a run of tiles will be read; arrays and other systems do without."""
-    mapped = getattr(part, "_mmap", None)
+    mapped: Any = getattr(part, "_mmap", None)
     if not isinstance(part, np.memmap) or not hasattr(mapped, "madvise"):
         return
     # The mapping begins at the page that holds the first tile, or before the header.
