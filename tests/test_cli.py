@@ -93,9 +93,11 @@ def test_another_method_is_fitted_and_recognised(stores: list[Path], tmp_path: P
     training = ["--max-epochs", "1", "--batch-size", "16", "--accelerator", "cpu"]
     done = runner.invoke(
         cli.app,
-        [*train, "--model-dir", model, "--method", "nh2st", *network, *training],
+        [*train, "--model-dir", model, "--method", "nh2st", *network, *training]
+        + ["--cache-dir", str(tmp_path / "cache")],
     )
     assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     assert "X_nh2st" in read_zarr(out)["table"].obsm
     done = runner.invoke(
         cli.app, ["predict", model, str(stores[2]), "--out", str(tmp_path / "c.zarr")]

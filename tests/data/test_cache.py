@@ -12,6 +12,7 @@ from dask import threaded
 
 import rankbygene as rbg
 from rankbygene.data import SpotFrame, TileBank, TileReader, resolve_slides
+from rankbygene.data import _bank as bank_module
 from rankbygene.errors import InputValueError
 
 TILE: dict[str, Any] = {"tile_um": 16, "tile_px": 32}
@@ -92,6 +93,28 @@ def test_neighbours_lie_side_by_side(build: SimpleNamespace, tmp_path: Path) -> 
     runs = np.stack([np.ptp(stored[i : i + 16], axis=0) for i in range(0, 400, 16)])
     assert runs.prod(axis=1).mean() < 160 * 120 / 400 * 16 * 6
     np.testing.assert_array_equal(bank[:], TileBank.build(frames, tile_um=4, tile_px=8)[:])
+
+
+def test_runs_are_read_ahead(
+    frames: dict[str, SpotFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = TileBank.build(frames, **TILE, cache_dir=tmp_path)
+    assert bank.places is not None
+    asked: list[tuple[int, list[int]]] = []
+    read_ahead = bank_module._read_ahead
+
+    def noted(part: np.ndarray, rows: np.ndarray) -> None:
+        asked.append((id(part), rows.tolist()))
+        read_ahead(part, rows)
+
+    monkeypatch.setattr(bank_module, "_read_ahead", noted)
+    rows = np.argsort(bank.places)[[6, 0, 1, 3, 4]]
+    bank.read_ahead(rows)
+    one, two = (id(part) for part in bank._parts)
+    assert asked == [(one, [0, 1]), (one, [3]), (two, [0]), (two, [2])]
+    bank.read_ahead(np.arange(8))
+    TileBank.build(frames, **TILE).read_ahead(np.arange(8))
+    assert asked[4:] == [(one, [0, 1, 2, 3]), (two, [0, 1, 2, 3])]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import shutil
 import sys
@@ -68,7 +69,7 @@ class TileBank:
         self.slices = {name: slice(start, stop) for name, start, stop in bounds}
         self._every = np.arange(self._stops[-1])
         self.plans = dict(plans)
-        self.places = None
+        self.places: NDArray[np.intp] | None = None
         if places is not None:
             self.places = np.concatenate(
                 [places[name] + start for name, start in zip(parts, starts, strict=True)]
@@ -134,7 +135,8 @@ class TileBank:
         readers: Mapping[str, TileReader],
         limit: int,
     ) -> TileBank:
-        parts, places = {}, {}
+        parts: dict[str, NDArray[np.uint8]] = {}
+        places: dict[str, NDArray[np.intp]] = {}
         for name, reader in readers.items():
             parts[name], places[name] = cached_tiles(folder, frames[name], reader, limit=limit)
         return cls(parts, {name: reader.plan for name, reader in readers.items()}, places)
@@ -147,6 +149,18 @@ class TileBank:
     def __len__(self) -> int:
         return len(self._every)
 
+    def read_ahead(self, rows: NDArray[np.intp]) -> None:
+        """Let the system read the tiles of some rows from the disk, run by run, before they are asked for."""
+        if self.places is None:
+            return
+        wanted = np.sort(self.places[rows])
+        numbers = np.searchsorted(self._stops, wanted, side="right")
+        breaks = np.flatnonzero((np.diff(wanted) > 1) | (np.diff(numbers) > 0)) + 1
+        for run in np.split(wanted, breaks):
+            number = np.searchsorted(self._stops, run[0], side="right")
+            part = self._parts[number]
+            _read_ahead(part, run - self._stops[number] + len(part))
+
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
         """Return a copy of some tiles, ``[k, 3, tile_px, tile_px]``, in the order of ``rows``."""
         wanted = self._every[rows]
@@ -158,6 +172,17 @@ class TileBank:
             # Counted from the end of the part.
             tiles[i] = self._parts[number][row - self._stops[number]]
         return tiles
+
+
+def _read_ahead(part: NDArray[np.uint8], rows: NDArray[np.intp]) -> None:
+    """Tell the system that a run of tiles will be read; arrays and other systems do without."""
+    mapped: Any = getattr(part, "_mmap", None)
+    if not isinstance(part, np.memmap) or not hasattr(mapped, "madvise"):
+        return
+    # The mapping begins at the page that holds the first tile, or before the header.
+    begin = part.offset % mmap.ALLOCATIONGRANULARITY + int(rows[0]) * part[0].nbytes
+    aligned = begin - begin % mmap.PAGESIZE
+    mapped.madvise(mmap.MADV_WILLNEED, aligned, begin - aligned + len(rows) * part[0].nbytes)
 
 
 def _readers(

@@ -138,7 +138,7 @@ def _opened(path: Path, shape: tuple[int, ...], key: str) -> NDArray[np.uint8]:
         msg = f"{path} is damaged ({error})"
         raise _DamagedError(msg) from error
     found = (tiles.shape, tiles.dtype, record)
-    if found != (shape, np.uint8, {"key": key, "crc32": _checksum(tiles)}):
+    if found != (shape, np.dtype(np.uint8), {"key": key, "crc32": _checksum(tiles)}):
         msg = f"{path} is damaged (its contents and the record at its end differ)"
         raise _DamagedError(msg)
     return tiles
@@ -147,7 +147,7 @@ def _opened(path: Path, shape: tuple[int, ...], key: str) -> NDArray[np.uint8]:
 def _checksum(tiles: NDArray[np.uint8]) -> int:
     flat, value = tiles.reshape(-1), 0
     for start in range(0, len(flat), _CHECKED_AT_ONCE):
-        value = zlib.crc32(flat[start : start + _CHECKED_AT_ONCE], value)
+        value = zlib.crc32(flat[start : start + _CHECKED_AT_ONCE].data, value)
     return value
 
 

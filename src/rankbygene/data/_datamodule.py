@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -129,7 +129,7 @@ class SpatialDataModule(pl.LightningDataModule):
         if shuffle_window is not None:
             train = _in_storage_order(bank, train)
         self._train_sampler: Sampler[Any] = _ShuffledBatches(
-            train, batch_size, seed, drop_last, shuffle_window
+            train, batch_size, seed, drop_last, shuffle_window, getattr(bank, "read_ahead", None)
         )
 
     @property
@@ -305,11 +305,12 @@ class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
         seed: int,
         drop_last: bool,
         window: int | None = None,
+        read_ahead: Callable[[NDArray[np.intp]], None] | None = None,
     ) -> None:
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
-        self._window = window
+        self._window, self._read_ahead = window, read_ahead
         self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
         self._epoch = 0
 
@@ -323,7 +324,13 @@ class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
             order = rng.permutation(self._rows)
         else:
             order = shuffled_in_windows(self._rows, self._window, rng)
+        announced = 0
         for start in range(0, self._n_used, self._batch_size):
+            if self._window and self._read_ahead:
+                # This window, and the next one once this one has begun.
+                while announced < min(start + self._window, len(order)):
+                    self._read_ahead(order[announced : announced + self._window])
+                    announced += self._window
             yield order[start : min(start + self._batch_size, self._n_used)]
 
 

@@ -36,7 +36,7 @@ class Pieces:
 
     def __init__(
         self,
-        chunks: tuple[Sequence[int], Sequence[int]],
+        chunks: Sequence[Sequence[int]],
         x0: NDArray[np.int64],
         y0: NDArray[np.int64],
         side: int,
@@ -58,8 +58,9 @@ class Pieces:
         order = np.argsort(piece, kind="stable")
         self._window = window[order]
         ids, begin, counts = np.unique(piece[order], return_index=True, return_counts=True)
-        keys = zip(*(part.tolist() for part in np.divmod(ids, len(chunks[1]))), strict=True)
-        self._entries = dict(
+        rows, columns = np.divmod(ids, len(chunks[1]))
+        keys = zip(rows.tolist(), columns.tolist(), strict=True)
+        self._entries: dict[Position, tuple[int, int]] = dict(
             zip(keys, zip(begin.tolist(), (begin + counts).tolist(), strict=True), strict=True)
         )
 
