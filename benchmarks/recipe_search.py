@@ -57,9 +57,6 @@ NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"contrast_on": "post"}, {"patch_size": 16}, 25),
     ({"tile_um": 224, "decode_from": "query"}, {}, 25),
     ({"tile_um": 224, "contrast_on": "post"}, {"patch_size": 16}, 25),
-    ({}, {}, 50),
-    ({}, {"patch_size": 16}, 50),
-    ({"decode_from": "query"}, ALONE, 50),
 ]
 METHODS: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "rankbygene": (rbg.model.RankByGene, BASE, RANKBYGENE),

@@ -34,9 +34,9 @@ def train(slides: list[Any], window: int | None, seed: int, epochs: int, cache: 
         seed=seed,
     )
 
-    def datamodule(bank: Any, plan: Any, **batches: Any) -> SpatialDataModule:
+    def datamodule(inputs: Any, bank: Any, plan: Any, **batches: Any) -> SpatialDataModule:
         return SpatialDataModule(
-            model.tiles, bank, model.split, seed=seed, shuffle_window=window, **batches
+            inputs, bank, model.training_split, seed=seed, shuffle_window=window, **batches
         )
 
     model._build_datamodule = datamodule  # type: ignore[method-assign]
