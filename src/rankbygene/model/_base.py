@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,24 +30,23 @@ from rankbygene.model._state import spot_ids
 from rankbygene.model._training import (
     choose_precision,
     default_max_epochs,
+    largest_batch,
     run_training,
     standardisation,
     training_device,
 )
 from rankbygene.nn import build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel, choose_panel
-from rankbygene.train import encoders_for_training, find_batch_size
+from rankbygene.train import encoders_for_training
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame, SpotSplit
-    from rankbygene.data._datamodule import Batch, Tiles
+    from rankbygene.data._datamodule import Tiles
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
     from rankbygene.train import SpotPlan
-
-logger = logging.getLogger("rankbygene")
 
 
 class BaseSpatialModel(ResultsMixin, FilesMixin):
@@ -265,7 +263,15 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         with encoders_for_training(self.module, **encoding):
             if batches["batch_size"] == "auto":
                 make = partial(self._build_datamodule, inputs, bank, plan)
-                size = self._find_batch_size(plan, make, batches, device, runner["precision"])
+                with forked_rng(self.seed):
+                    size = largest_batch(
+                        plan,
+                        make,
+                        batches,
+                        len(train),
+                        device=device,
+                        precision=runner["precision"],
+                    )
                 batches = {**batches, "batch_size": size}
             datamodule = self._build_datamodule(inputs, bank, plan, **batches)
             self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
@@ -301,37 +307,6 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
                 "not run in training"
             )
             raise InputValueError(msg)
-
-    def _find_batch_size(
-        self,
-        plan: SpotPlan,
-        make: Callable[..., SpatialDataModule],
-        batches: Mapping[str, Any],
-        device: torch.device,
-        precision: str,
-    ) -> int:
-        if device.type != "cuda":
-            msg = (
-                "batch_size='auto' fills the memory of a GPU, and training would run on "
-                f"{device.type!r}, where larger batches are no faster; pass a number, such as 64"
-            )
-            raise InputValueError(msg)
-
-        def first_batch(size: int) -> Batch:
-            return next(iter(make(**{**batches, "batch_size": size}).train_dataloader()))
-
-        plan.to(device).train()
-        dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-        with forked_rng(self.seed):
-            size = find_batch_size(
-                plan,
-                first_batch,
-                largest=len(self.training_split.rows("train")),
-                smallest=batches.get("patch_size", 8),
-                dtype=dtypes.get(precision),
-            )
-        logger.info("batch_size='auto': %d spots", size)
-        return size
 
     def _expression_bank(self) -> ExpressionBank:
         return ExpressionBank.build(

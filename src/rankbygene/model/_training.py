@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rankbygene.data import (
     BagDataModule,
@@ -17,18 +19,22 @@ from rankbygene.data import (
     SpatialDataModule,
     TileDataModule,
 )
+from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.model._devices import devices_kwargs
 from rankbygene.model._inference import default_precision
 from rankbygene.model._random import forked_rng
-from rankbygene.train import BestWeights, FiniteLoss, whole_state
+from rankbygene.train import BestWeights, FiniteLoss, find_batch_size, whole_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-    import torch
     from numpy.typing import NDArray
 
+    from rankbygene.data._datamodule import Batch
     from rankbygene.model._base import BaseSpatialModel
+    from rankbygene.train import SpotPlan
+
+logger = logging.getLogger("rankbygene")
 
 
 def default_max_epochs(n_train: int) -> int:
@@ -67,6 +73,44 @@ def training_device(accelerator: str, devices: int | list[int] | str) -> torch.d
 def choose_precision(precision: str, device: torch.device) -> str:
     """Fill in ``"auto"``."""
     return default_precision(device) if precision == "auto" else precision
+
+
+def largest_batch(
+    plan: SpotPlan,
+    make: Callable[..., SpatialDataModule],
+    batches: Mapping[str, Any],
+    n_train: int,
+    *,
+    device: torch.device,
+    precision: str,
+) -> int:
+    """Find the largest batch that fits on a GPU.
+
+    Raises
+    ------
+    InputValueError
+        The device is no GPU.
+    """
+    if device.type != "cuda":
+        msg = (
+            "batch_size='auto' fills the memory of a GPU, and training would run on "
+            f"{device.type!r}, where larger batches are no faster; pass a number, such as 64"
+        )
+        raise InputValueError(msg)
+
+    def first_batch(size: int) -> Batch:
+        return next(iter(make(**{**batches, "batch_size": size}).train_dataloader()))
+
+    plan.to(device).train()
+    size = find_batch_size(
+        plan,
+        first_batch,
+        largest=n_train,
+        smallest=batches.get("patch_size", 8),
+        dtype={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision),
+    )
+    logger.info("batch_size='auto': %d spots", size)
+    return size
 
 
 class Trainee(Protocol):
