@@ -10,6 +10,7 @@ import torch
 import rankbygene as rbg
 from rankbygene.data import TileReader
 from rankbygene.train import RankByGenePlan
+from rankbygene.train._grad_cache import Tiles
 
 CONTEXT: dict[str, Any] = {"tile_px": 32, "context_um": [224.0]}
 
@@ -55,7 +56,8 @@ def test_tiles_of_a_spot_are_turned_and_coloured_alike(wide: Any) -> None:
         return tiles + groups.view(-1, 1, 1, 1)
 
     plan = RankByGenePlan(wide.module)
-    view = plan._view(note, torch.zeros(3, 6, 4, 4), plan.generator)
+    spots = Tiles(torch.zeros(3, 6, 4, 4), torch.arange(3), 3)
+    view = plan._view(note, spots, plan.generator)
     assert seen[0].tolist() == [0, 0, 1, 1, 2, 2]
     assert view[:, :, 0, 0].tolist() == [[0.0] * 6, [1.0] * 6, [2.0] * 6]
 

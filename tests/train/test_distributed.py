@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +47,16 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork"),
     pytest.mark.filterwarnings("ignore"),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads_before_the_fork() -> Iterator[None]:
+    """Compute in several threads first, as a session does before it trains."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.bmm(torch.ones(64, 64, 64), torch.ones(64, 64, 64))
+    yield
+    torch.set_num_threads(n)
 
 
 # ---- the gather ----------------------------------------------------------------------------------

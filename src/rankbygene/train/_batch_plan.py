@@ -71,6 +71,15 @@ class BatchPlan(pl.LightningModule):
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
 
+    def setup(self, stage: str) -> None:
+        """Compute in one thread where a notebook's process was forked.
+
+        A forked process has none of the threads that its parent computed with, and OpenMP would
+        wait for them for ever.
+        """
+        if getattr(self.trainer.strategy.launcher, "_start_method", None) == "fork":
+            torch.set_num_threads(1)
+
     def configure_model(self) -> None:
         """Spread the weights over the devices, if the strategy has prepared for it."""
         if self.device_mesh is not None:
