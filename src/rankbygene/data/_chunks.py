@@ -18,8 +18,6 @@ Links: TypeAlias = Mapping[Hashable, Iterable[Hashable]]
 
 # Decoded chunks that may be held together, in bytes.
 _HELD_BYTES = 1 << 30
-# Independent chunks that each thread is given in one go; planning a go costs as much as a small chunk.
-_PER_WORKER = 4
 
 
 def decode_chunks(
@@ -38,7 +36,7 @@ def decode_chunks(
     positions
         Row and column of the chunks to decode.
     workers
-        Number of threads, each of which is given a few chunks at a time.
+        Number of threads, and of independent chunks held at a time.
 
     Yields
     ------
@@ -50,9 +48,7 @@ def decode_chunks(
     keys = [(array.name, 0, *position) for position in sorted(positions)]
     graph = _needed(dict(array.dask), links, keys)
     held = max(1, _HELD_BYTES // int(np.prod(level.chunksize)))
-    for batch in _batches(
-        _units(graph, links, keys), at_once=min(_PER_WORKER * workers, held), at_most=held
-    ):
+    for batch in _batches(_units(graph, links, keys), at_once=min(workers, held), at_most=held):
         blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
         for key, block in zip(batch, blocks, strict=True):
             yield (key[2], key[3]), block
