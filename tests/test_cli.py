@@ -268,7 +268,7 @@ def test_processes_of_a_launcher_share_one_slide(
     from spatialdata import read_zarr
 
     predict = [sys.executable, "-m", "rankbygene", "predict", str(fitted / "model"), str(stores[2])]
-    options = ["--table-only", "--device", "cpu", "--step-um", "24", "--out"]
+    options = ["--table-only", "--device", "cpu", "--step-um", "14", "--out"]
     ranks = [
         subprocess.Popen(
             [*predict, *options, str(tmp_path / "shared.zarr")],

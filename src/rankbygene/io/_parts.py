@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, OutputExistsError
 from rankbygene.io._atomic import atomic_directory, atomic_file
 
 if TYPE_CHECKING:
@@ -98,20 +99,27 @@ class Parts:
 
     def _claim(self, job: dict[str, Any]) -> None:
         path = self.folder / _JOB
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            differing = sorted(key for key in {*job, *found} if job.get(key) != found.get(key))
-            if differing:
-                msg = (
-                    f"{self.folder} holds an interrupted run that differs from this one in "
-                    f"{', '.join(differing)}; repeat that run to finish it, or delete the folder"
-                )
-                raise InputValueError(msg)
+        if not path.exists():
+            self._check_ours()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Processes that begin together write the same bytes, or find in what they differ.
+            with contextlib.suppress(OutputExistsError), atomic_file(path) as new:
+                new.write_text(json.dumps(job, indent=1), encoding="utf-8")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in {*job, *found} if job.get(key) != found.get(key))
+        if differing:
+            msg = (
+                f"{self.folder} holds an interrupted run that differs from this one in "
+                f"{', '.join(differing)}; repeat that run to finish it, or delete the folder"
+            )
+            raise InputValueError(msg)
+
+    def _check_ours(self) -> None:
+        """Refuse a folder of something else; what another process is writing is hidden."""
+        if not self.folder.exists():
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if any(
+            item.name != _JOB and not item.name.startswith(".") for item in self.folder.iterdir()
+        ):
             msg = f"{self.folder} holds something else; move it away, it is needed for parts of results"
             raise InputValueError(msg)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Processes that begin together write the same bytes.
-        with atomic_file(path, overwrite=True) as new:
-            new.write_text(json.dumps(job, indent=1), encoding="utf-8")
