@@ -268,7 +268,7 @@ def test_processes_of_a_launcher_share_one_slide(
     from spatialdata import read_zarr
 
     predict = [sys.executable, "-m", "rankbygene", "predict", str(fitted / "model"), str(stores[2])]
-    options = ["--table-only", "--device", "cpu", "--step-um", "14", "--out"]
+    options = ["--table-only", "--device", "cpu", "--step-um", "20", "--out"]
     ranks = [
         subprocess.Popen(
             [*predict, *options, str(tmp_path / "shared.zarr")],
@@ -281,7 +281,7 @@ def test_processes_of_a_launcher_share_one_slide(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*predict, *options, str(alone)], check=True, env=environment)
     tables = [read_zarr(path)["rankbygene"] for path in (tmp_path / "shared.zarr", alone)]
-    assert tables[0].n_obs > 2048  # parts of both ranks
+    assert tables[0].n_obs > 1024  # a part for each rank
     assert list(tables[0].obs_names) == list(tables[1].obs_names)
     np.testing.assert_array_equal(tables[0].X, tables[1].X)
     np.testing.assert_array_equal(tables[0].obsm["X_rankbygene"], tables[1].obsm["X_rankbygene"])
