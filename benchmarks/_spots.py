@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import statistics
 import sys
 import time
@@ -113,3 +114,30 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     for name, row in results.items():
         lines.append(f"| {name} | " + " | ".join(str(row.get(key, "")) for key in columns) + " |")
     return "\n".join(lines)
+
+
+def utilisation(
+    step: Callable[[], None], batch_size: int, device: torch.device
+) -> dict[str, float]:
+    """Floating-point operations of a spot, and the chip's measured rate."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return {
+        "flops_per_spot": counter.get_total_flops() / batch_size,
+        "matmul_flops_per_second": matmul_rate(device),
+    }
+
+
+def write(record: dict[str, Any], path: Path) -> None:
+    """Write results, with the folder they go to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def show(results: dict[str, dict[str, float]], ratios: dict[str, float]) -> None:
+    """Print rates and their ratios."""
+    print("\n" + table(results))
+    for name, value in ratios.items():
+        print(f"\n{name}: {value}")

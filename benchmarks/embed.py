@@ -12,7 +12,6 @@ bfloat16 rate.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from _machine import describe_machine, peak_memory_mib
-from _spots import Clock, bare_packages, interleave, make_module, make_spots, matmul_rate, table
+from _spots import (
+    Clock,
+    bare_packages,
+    interleave,
+    make_module,
+    make_spots,
+    show,
+    utilisation,
+    write,
+)
 
 bare_packages()
 
@@ -138,22 +146,15 @@ def main() -> None:
     record: dict[str, Any] = {"machine": describe_machine()}
     record["settings"] = {k: v for k, v in vars(options).items() if k != "out"}
     if on_gpu:
-        from torch.utils.flop_counter import FlopCounterMode
-
         precision = options.precisions[-1]
-        with FlopCounterMode(display=False) as counter:
-            runs[f"bare, {precision}"].step()  # type: ignore[attr-defined]
-        flops, rate = counter.get_total_flops() / options.batch_size, matmul_rate(device)
-        record["utilisation"] = {"flops_per_spot": flops, "matmul_flops_per_second": rate}
-        share = results[f"embedding, {precision}"][key] * flops / rate
+        step = runs[f"bare, {precision}"].step  # type: ignore[attr-defined]
+        record["utilisation"] = found = utilisation(step, options.batch_size, device)
+        rate = results[f"embedding, {precision}"][key]
+        share = rate * found["flops_per_spot"] / found["matmul_flops_per_second"]
         ratios["embedding / measured matrix rate"] = round(share, 3)
     record |= {"results": results, "ratios": ratios, "peak_memory_mib": round(peak_memory_mib())}
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1) + "\n"
-    (options.out / f"{options.name}.json").write_text(text, encoding="utf-8")
-    print("\n" + table(results))
-    for name, value in ratios.items():
-        print(f"\n{name}: {value}")
+    write(record, options.out / f"{options.name}.json")
+    show(results, ratios)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ same spots and encoder.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import warnings
@@ -26,7 +25,16 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from _machine import describe_machine, peak_memory_mib
-from _spots import Clock, bare_packages, interleave, make_module, make_spots, matmul_rate, table
+from _spots import (
+    Clock,
+    bare_packages,
+    interleave,
+    make_module,
+    make_spots,
+    show,
+    utilisation,
+    write,
+)
 
 bare_packages()
 
@@ -178,18 +186,6 @@ def released(options: argparse.Namespace, device: torch.device, folder: Path) ->
     return run
 
 
-def utilisation(options: argparse.Namespace, device: torch.device, step: Callable[[], None]) -> Any:
-    """Floating-point operations of a spot, and the chip's measured rate."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return {
-        "flops_per_spot": counter.get_total_flops() / options.batch_size,
-        "matmul_flops_per_second": matmul_rate(device),
-    }
-
-
 def profile(run: Run) -> str:
     """Where the time of a step goes, by operation."""
     from torch.profiler import ProfilerActivity
@@ -281,20 +277,16 @@ def main() -> None:
     precision = options.precisions[-1]
     if device.type == "cuda":
         step = runs[f"bare, {precision}"].step  # type: ignore[attr-defined]
-        record["utilisation"] = found = utilisation(options, device, step)
+        record["utilisation"] = found = utilisation(step, options.batch_size, device)
         rate = results[f"training, {precision}"]["spots_per_second"]
         share = rate * found["flops_per_spot"] / found["matmul_flops_per_second"]
         ratios["training / measured matrix rate"] = round(share, 3)
     record |= {"results": results, "ratios": ratios, "peak_memory_mib": round(peak_memory_mib())}
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1) + "\n"
-    (options.out / f"{options.name}.json").write_text(text, encoding="utf-8")
+    write(record, options.out / f"{options.name}.json")
     if options.profile:
         text = profile(runs[f"training, {precision}"])
         (options.out / f"{options.name}_profile.txt").write_text(text, encoding="utf-8")
-    print("\n" + table(results))
-    for name, value in ratios.items():
-        print(f"\n{name}: {value}")
+    show(results, ratios)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ``path`` holds the working directory, which must not be replaced.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     # On the same file system as the target, so that the last step is a rename.
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -50,7 +50,7 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         _sync(folder)
-        _check_free(path, overwrite)
+        check_free(path, overwrite)
         exchange(folder, path, aside)
     finally:
         # Should what was there be neither replaced nor put back, its only copy stays.
@@ -79,7 +79,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         ``path`` is a folder.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     if path.is_dir():
         msg = f"{path} is a folder; pass the name of a file"
         raise InputValueError(msg)
@@ -89,7 +89,7 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary / path.name
         _sync(temporary)
-        _check_free(path, overwrite)
+        check_free(path, overwrite)
         (temporary / path.name).replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -134,7 +134,16 @@ def fill_store(sdata: SpatialData, folder: Path) -> None:
     inner.rmdir()
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def check_free(path: Path, overwrite: bool) -> None:
+    """Refuse an output that is in the way.
+
+    Raises
+    ------
+    OutputExistsError
+        ``path`` exists and ``overwrite`` is False.
+    InputValueError
+        ``path`` holds the working directory, which must not be replaced.
+    """
     if path.exists() and not overwrite:
         msg = f"{path} exists already; pass another path, or overwrite=True to replace it"
         raise OutputExistsError(msg)

@@ -104,9 +104,7 @@ def write_table(
     first = results[group[0].slide]
     latent = np.empty((table.n_obs, first.latent.shape[1]), np.float32)
     layer = np.full((table.n_obs, table.n_vars), np.nan, np.float32)
-    split = np.full(
-        table.n_obs, -1, dtype=np.intp
-    )  # -1 is missing, as for spots that were left out
+    split = np.full(table.n_obs, -1, dtype=np.intp)  # missing, as for spots that were left out
     labels = pd.Index(SPLIT_LABELS)
     columns = table.var_names.get_indexer(list(genes))
     known = columns >= 0

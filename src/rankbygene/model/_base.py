@@ -23,8 +23,9 @@ from rankbygene.data._bank import MEMORY_LIMIT, TileBank
 from rankbygene.errors import InputValueError
 from rankbygene.model._features import keep_features
 from rankbygene.model._files import FilesMixin
+from rankbygene.model._inference import BATCH_SIZE
 from rankbygene.model._random import choose_seed, forked_rng
-from rankbygene.model._results import BATCH_SIZE, ResultsMixin
+from rankbygene.model._results import ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
 from rankbygene.model._training import (

@@ -15,6 +15,9 @@ from rankbygene.errors import InputValueError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+# Tiles that are applied to the network together.
+BATCH_SIZE = 64
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 

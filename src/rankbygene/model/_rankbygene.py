@@ -10,8 +10,8 @@ import torch
 
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
+from rankbygene.model._inference import BATCH_SIZE
 from rankbygene.model._random import forked_rng
-from rankbygene.model._results import BATCH_SIZE
 from rankbygene.model._training import validation_pearson
 from rankbygene.module import RankByGeneModule, load_released_checkpoint
 from rankbygene.nn import color_texture_statistics

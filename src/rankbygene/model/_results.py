@@ -20,7 +20,7 @@ from rankbygene.model._annotate import (
     group_by_table,
     write_table,
 )
-from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._inference import BATCH_SIZE, run_over_tiles
 from rankbygene.model._record import provenance
 from rankbygene.model._slide import slide_frame, slide_table
 from rankbygene.model._state import ModelState, spot_ids
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from rankbygene.model._setup import SpatialDatas
 
 T = TypeVar("T")
-BATCH_SIZE = 64
 
 
 class ResultsMixin(ModelState):

@@ -19,10 +19,10 @@ from filelock import FileLock, Timeout
 from spatialdata import SpatialData
 
 from rankbygene._keys import Keys
-from rankbygene.errors import InputValueError, OutputExistsError
-from rankbygene.io._atomic import atomic_directory, fill_store
+from rankbygene.errors import InputValueError
+from rankbygene.io._atomic import atomic_directory, check_free, fill_store
 from rankbygene.io._parts import Parts
-from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._inference import BATCH_SIZE, run_over_tiles
 from rankbygene.model._record import provenance
 from rankbygene.model._slide import slide_table
 from rankbygene.nn._weights import hash_weights
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 # Spots of a part: their tiles at 224 px take 150 MB.
 PART_SIZE = 1024
-BATCH_SIZE = 64
 
 
 def predict_to_store(
@@ -67,9 +66,7 @@ def predict_to_store(
     overwrite
         Replace a store that is there.
     """
-    if out.exists() and not overwrite:
-        msg = f"{out} exists already; pass another path, or overwrite=True to replace it"
-        raise OutputExistsError(msg)
+    check_free(out, overwrite)
     index, n_shards = _checked(shard or _launched())
     frame = frame.take(model._reader(frame).reading_order())
     reader = model._reader(frame)
