@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -12,12 +14,17 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rankbygene.data._stored import StoredImage
+
 Position: TypeAlias = tuple[int, int]
 Graph: TypeAlias = Mapping[Hashable, Any]
 Links: TypeAlias = Mapping[Hashable, Iterable[Hashable]]
 
 # Decoded chunks that may be held together, in bytes.
 _HELD_BYTES = 1 << 30
+# Chunks that a thread reads in one go, in bytes; handing over each small one would cost as much as
+# decoding it.
+_READ_BYTES = 1 << 22
 
 
 def decode_chunks(
@@ -42,12 +49,42 @@ def decode_chunks(
     ------
     Position and pixels ``[c, height, width]`` of each chunk.
     """
+    size = level.shape[0] * level.chunksize[1] * level.chunksize[2]
+    held, ordered = max(1, _HELD_BYTES // size), sorted(positions)
+    stored = StoredImage.behind(level)
+    if stored is None:
+        yield from _compute(level, ordered, workers, held)
+    else:
+        yield from _read(stored, ordered, min(workers, held), max(1, _READ_BYTES // size))
+
+
+def _read(
+    stored: StoredImage, positions: Sequence[Position], workers: int, at_once: int
+) -> Iterator[tuple[Position, NDArray[np.uint8]]]:
+    """Read chunks from their files, ``at_once`` in each thread."""
+
+    def read(some: Sequence[Position]) -> list[tuple[Position, NDArray[np.uint8]]]:
+        return [(position, stored.read(position)) for position in some]
+
+    ahead: deque[Future[list[tuple[Position, NDArray[np.uint8]]]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(positions), at_once):
+            if len(ahead) == workers:
+                yield from ahead.popleft().result()
+            ahead.append(pool.submit(read, positions[start : start + at_once]))
+        for chunks in ahead:
+            yield from chunks.result()
+
+
+def _compute(
+    level: da.Array, positions: Iterable[Position], workers: int, held: int
+) -> Iterator[tuple[Position, NDArray[np.uint8]]]:
+    """Compute chunks with dask, those that share work together."""
     array: Any = level
     array = array.rechunk({0: -1})
     links = array.dask.get_all_dependencies()
-    keys = [(array.name, 0, *position) for position in sorted(positions)]
+    keys = [(array.name, 0, *position) for position in positions]
     graph = _needed(dict(array.dask), links, keys)
-    held = max(1, _HELD_BYTES // int(np.prod(level.chunksize)))
     for batch in _batches(_units(graph, links, keys), at_once=min(workers, held), at_most=held):
         blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
         for key, block in zip(batch, blocks, strict=True):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from spatialdata.transformations import get_transformation
 from xarray import DataArray, DataTree
 
+from rankbygene.data._stored import StoredImage
 from rankbygene.errors import InputTypeError, InputValueError
 
 Image: TypeAlias = DataArray | DataTree
@@ -53,7 +54,12 @@ def level_array(image: Image, level: int) -> da.Array:
     data = element.data
     # A slice is a view; a list of channels copies every chunk.
     data = data[:3] if order == [0, 1, 2] else data[order]
-    pixels: da.Array = data.map_blocks(_as_uint8, dtype=np.uint8, meta=np.empty((0, 0, 0), "u1"))
+    # Files hold what they declare, and are read without dask as long as nothing is mapped.
+    pixels: da.Array = (
+        data
+        if StoredImage.behind(data)
+        else data.map_blocks(_as_uint8, dtype=np.uint8, meta=np.empty((0, 0, 0), "u1"))
+    )
     return pixels
 
 
