@@ -188,7 +188,9 @@ def _flip(images: torch.Tensor, draw: Draw) -> torch.Tensor:
 def _orient(images: torch.Tensor, draw: Draw) -> torch.Tensor:
     """Put every image into one of its eight orientations, all equally likely."""
     images = _flip(images, draw)
-    return torch.where(_coin(images, draw, 0.5), images.transpose(-1, -2), images)
+    # A turned view of the memory would hand its layout on to everything that follows.
+    turned = images.transpose(-1, -2).contiguous()
+    return torch.where(_coin(images, draw, 0.5), turned, images)
 
 
 def _crop(images: torch.Tensor, draw: Draw, area: tuple[float, float]) -> torch.Tensor:
