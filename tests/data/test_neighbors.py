@@ -74,6 +74,8 @@ def test_an_impulse_reaches_the_spots_of_the_papers_window():
         ("grid8", around - {(2, 2), (2, 6)}, 1 / 5),
     ]:
         operator = smoothing_operator(neighbour_graph(frame(hexagon, PITCH["hex6"]), kind=kind))
+        # Wider than the counts', it would make every block's product cost the whole slide.
+        assert operator.indices.dtype == operator.indptr.dtype == np.int32
         response = operator.toarray()[:, row_of(hexagon, (2, 4))]
         assert {tuple(spot) for spot in hexagon[response > 0].tolist()} == expected
         np.testing.assert_allclose(response[row_of(hexagon, (2, 4))], weight)

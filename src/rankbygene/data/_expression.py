@@ -157,6 +157,20 @@ def expression_matrix(
     InputKeyError
         If the slide measures none of the genes, or lacks the named layer.
     """
+    wanted = np.arange(frame.n_obs) if rows is None else rows
+    values = np.zeros((len(wanted), len(genes)), dtype=np.float32)
+    measured = _fill(values, frame, genes, normalization, wanted)
+    return values, measured
+
+
+def _fill(
+    values: NDArray[np.float32],
+    frame: SpotFrame,
+    genes: Sequence[str],
+    normalization: Normalization,
+    rows: NDArray[np.intp],
+) -> NDArray[np.bool_]:
+    """Put what :func:`expression_matrix` gives into an array of zeros, and return what is measured."""
     columns = gene_columns(frame, genes)
     measured = columns >= 0
     counts, totals = panel_counts(frame, columns[measured])
@@ -166,13 +180,11 @@ def expression_matrix(
     logs = sparse.csr_array(sparse.diags_array(scale) @ counts)
     logs.data = normalization.from_counts(logs.data)
     operator = smoother(frame, normalization)
-    wanted = np.arange(frame.n_obs) if rows is None else rows
-    values = np.zeros((len(wanted), len(genes)), dtype=np.float32)
     # block by block, so that only a few thousand rows are ever dense in float64
-    for block in row_blocks(len(wanted)):
-        part = logs[wanted[block]] if operator is None else operator[wanted[block]] @ logs
+    for block in row_blocks(len(rows)):
+        part = logs[rows[block]] if operator is None else operator[rows[block]] @ logs
         values[block, measured] = part.toarray()
-    return values, measured
+    return measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,16 +244,23 @@ class ExpressionBank:
             msg = "no slide was given; at least one is needed"
             raise InputValueError(msg)
         chosen = Normalization() if normalization is None else normalization
-        parts = [
-            expression_matrix(frame, genes, chosen, None if rows is None else rows[name])
+        wanted = {
+            name: np.arange(frame.n_obs) if rows is None else rows[name]
             for name, frame in frames.items()
-        ]
-        measured = np.stack([mask for _, mask in parts])
+        }
+        sizes = [len(own) for own in wanted.values()]
+        values = np.zeros((sum(sizes), len(genes)), dtype=np.float32)
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+        measured = np.stack(
+            [
+                _fill(part, frame, genes, chosen, wanted[name])
+                for part, (name, frame) in zip(parts, frames.items(), strict=True)
+            ]
+        )
         check_measured(genes, measured)
         _report_missing(len(genes), list(frames), measured)
-        sizes = [len(values) for values, _ in parts]
         return cls(
-            values=np.concatenate([values for values, _ in parts]),
+            values=values,
             measured=measured,
             slide_of_row=np.repeat(np.arange(len(sizes), dtype=np.int64), sizes),
             genes=tuple(genes),

@@ -115,7 +115,10 @@ def neighbour_graph(
     else:
         rows, columns = _on_lattice(_checked_index(frame, chosen), _OFFSETS[chosen])
     ones = np.ones(rows.size, dtype=np.float32)
-    return sparse.csr_array((ones, (rows, columns)), shape=(frame.n_obs, frame.n_obs))
+    # The smallest type: scipy widens the other operand of a product in full, for every block of rows.
+    index = sparse.get_index_dtype(maxval=max(frame.n_obs, rows.size))
+    places = rows.astype(index), columns.astype(index)
+    return sparse.csr_array((ones, places), shape=(frame.n_obs, frame.n_obs))
 
 
 def smoothing_operator(graph: sparse.csr_array) -> sparse.csr_array:
