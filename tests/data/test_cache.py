@@ -55,7 +55,8 @@ def test_a_model_trains_alike_and_cuts_once(
     cuts.clear()
     first = fit_tiny(make_slides(2), model_kwargs=settings)
     assert len(cuts) == len(files(tmp_path / "cache")) == 2
-    second = fit_tiny(make_slides(2), model_kwargs=settings)
+    slides = make_slides(2)
+    second = fit_tiny(slides, model_kwargs=settings)
     assert len(cuts) == 2
     second.save(tmp_path / "model")
     assert str(tmp_path) not in (tmp_path / "model" / "model.json").read_text()
@@ -63,6 +64,40 @@ def test_a_model_trains_alike_and_cuts_once(
         for name, expected in plain.get_normalized_expression().items():
             np.testing.assert_array_equal(model.get_normalized_expression()[name], expected)
     assert rbg.model.load(tmp_path / "model").cache_dir is None
+    loaded = rbg.model.load(tmp_path / "model", slides, cache_dir=tmp_path / "cache")
+    loaded.get_latent_representation()
+    assert len(cuts) == 2
+
+
+def test_folds_seeds_and_warm_starts_share_what_was_cut(
+    make_slides: Callable[..., list[Any]], tmp_path: Path, cuts: list[int]
+) -> None:
+    slides = {f"s{i}": slide for i, slide in enumerate(make_slides(3))}
+    encoder: dict[str, Any] = {"backbone": "test_resnet", "pretrained": False, "tile_px": 32}
+    for _ in range(2):
+        rbg.tl.cross_validate(
+            slides,
+            baselines=["mean"],
+            references=[],
+            genes=10,
+            max_epochs=1,
+            seeds=(0, 1),
+            model_kwargs={"cache_dir": tmp_path},
+            train_kwargs={"accelerator": "cpu", "batch_size": 8},
+            **encoder,
+        )
+        assert len(cuts) == len(files(tmp_path)) == 3
+    for _ in range(2):
+        rbg.model.pretrain(
+            slides,
+            cache_dir=tmp_path,
+            tile_um=40.0,
+            max_epochs=1,
+            batch_size=4,
+            accelerator="cpu",
+            **encoder,
+        )
+        assert len(cuts) == len(files(tmp_path)) == 6
 
 
 def test_slides_are_reused_in_other_combinations(

@@ -68,6 +68,7 @@ class FilesMixin(ModelState):
         sdata: SpatialDatas | None = None,
         *,
         backbone: torch.nn.Module | None = None,
+        cache_dir: str | Path | None = None,
     ) -> Self:
         """Read a model that was written with :meth:`save`.
 
@@ -80,6 +81,8 @@ class FilesMixin(ModelState):
             model's where it has none of its own.
         backbone
             The image encoder, where the model was made with a module of the user's own.
+        cache_dir
+            Folder that keeps the tiles of the attached data, as when a model is made.
 
         Raises
         ------
@@ -95,6 +98,7 @@ class FilesMixin(ModelState):
         model = cls.__new__(cls)
         model._restore(record, tensors, backbone)
         model.history_ = read_history(folder)
+        model.cache_dir = None if cache_dir is None else Path(cache_dir)
         if sdata is not None:
             model._attach(sdata)
         return model

@@ -108,12 +108,13 @@ def load(
     sdata: SpatialDatas | None = None,
     *,
     backbone: torch.nn.Module | None = None,
+    cache_dir: str | Path | None = None,
 ) -> BaseSpatialModel:
     """Read a saved model of any method.
 
     Parameters
     ----------
-    dir_path, sdata, backbone
+    dir_path, sdata, backbone, cache_dir
         As in :meth:`rankbygene.model.RankByGene.load`.
 
     Returns
@@ -128,6 +129,6 @@ def load(
     made_by = read_record(Path(dir_path))["class"]
     for cls in METHODS.values():
         if cls.__name__ == made_by:
-            return cls.load(dir_path, sdata, backbone=backbone)
+            return cls.load(dir_path, sdata, backbone=backbone, cache_dir=cache_dir)
     msg = f"{dir_path} holds a {made_by}, which this version does not know; update rankbygene"
     raise InputValueError(msg)

@@ -118,6 +118,7 @@ def pretrain(
     lr: float = 1e-3,
     temperature: float = 0.1,
     crop: tuple[float, float] = (0.3, 1.0),
+    cache_dir: str | Path | None = None,
     seed: int | None = 0,
     accelerator: str = "auto",
     devices: int | list[int] | str = "auto",
@@ -158,6 +159,8 @@ def pretrain(
         Of the loss, see :func:`rankbygene.nn.losses.nt_xent`.
     crop
         Smallest and largest share of a tile's area that a view shows.
+    cache_dir
+        Folder that keeps the tiles between runs, see :meth:`rankbygene.data.TileBank.build`.
     seed
         Repeats a run exactly on a CPU. None takes ``scvi.settings.seed``, or 0.
     accelerator, devices
@@ -206,7 +209,7 @@ def pretrain(
     plan = SimCLRPlan(module, seed=seed, **settings)
     tile: dict[str, Any] = {"tile_um": tile_um or spec.tile_um, "tile_px": tile_px or spec.tile_px}
     frames = _frames(sdatas, tile, image_key=image_key, um_per_px=um_per_px, step_um=step_um)
-    bank = TileBank.build(frames, **tile)
+    bank = TileBank.build(frames, **tile, cache_dir=cache_dir)
     training = {
         "max_epochs": default_max_epochs(len(bank)) if max_epochs is None else max_epochs,
         "batch_size": batch_size,
