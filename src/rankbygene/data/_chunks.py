@@ -13,6 +13,7 @@ from dask import threaded
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from zarr.storage import FsspecStore
 
 from rankbygene.data._stored import StoredImage
 
@@ -25,6 +26,8 @@ _HELD_BYTES = 1 << 30
 # Chunks that a thread reads in one go, in bytes; handing over each small one would cost as much as
 # decoding it.
 _READ_BYTES = 1 << 22
+# Threads that wait for another machine take no processor.
+_REMOTE_WORKERS = 16
 
 
 def decode_chunks(
@@ -43,7 +46,8 @@ def decode_chunks(
     positions
         Row and column of the chunks to decode.
     workers
-        Number of threads, and of independent chunks held at a time.
+        Number of threads, and of independent chunks held at a time; more where a store of fsspec is
+        read.
 
     Yields
     ------
@@ -85,6 +89,8 @@ def _compute(
     links = array.dask.get_all_dependencies()
     keys = [(array.name, 0, *position) for position in positions]
     graph = _needed(dict(array.dask), links, keys)
+    if any(isinstance(getattr(node, "store", None), FsspecStore) for node in graph.values()):
+        workers = max(workers, _REMOTE_WORKERS)
     for batch in _batches(_units(graph, links, keys), at_once=min(workers, held), at_most=held):
         blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
         for key, block in zip(batch, blocks, strict=True):
