@@ -184,13 +184,15 @@ def make_network() -> nn.Module:
     )
 
 
-def make_model(method: type[Any], slides: Any) -> Any:
+def make_model(method: type[Any], slides: Any, fine_tune: str = "full") -> Any:
     method.setup_spatialdata(slides)
-    return method(slides, backbone=make_network(), genes=12, seed=1, tile_px=32)
+    return method(
+        slides, backbone=make_network(), genes=12, seed=1, tile_px=32, fine_tune=fine_tune
+    )
 
 
-def fitted(method: type[Any], slides: Any, **train: Any) -> Any:
-    model = make_model(method, slides)
+def fitted(method: type[Any], slides: Any, fine_tune: str = "full", **train: Any) -> Any:
+    model = make_model(method, slides, fine_tune)
     model.train(**(TRAIN | train))
     return model
 
@@ -215,6 +217,14 @@ def test_two_processes_and_chunks_train_what_one_trains(
     assert_same(fitted(method, slides, **settings, **MANY), one)
     chunks = {"plan_kwargs": {"chunk_size": 3}}
     assert_same(fitted(method, slides, **settings, **MANY, **chunks), one)
+
+
+@pytest.mark.parametrize(("method", "settings"), METHODS)
+def test_heads_on_kept_features_train_the_same_on_two_processes(
+    method: type[Any], settings: dict[str, Any], slides: list[Any]
+) -> None:
+    one, many = (fitted(method, slides, "none", **settings, **how) for how in ({}, MANY))
+    assert_same(many, one)
 
 
 def test_a_part_that_no_loss_reaches_and_early_stopping_do_not_hold_processes_up(
