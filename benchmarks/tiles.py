@@ -35,7 +35,7 @@ from spatialdata.transformations import Identity, Scale
 from xarray import DataTree
 
 from rankbygene.data import TileBank, TileReader, frame_from_shapes, stream_tiles
-from rankbygene.data._datamodule import _in_storage_order, shuffled_in_windows
+from rankbygene.data._orders import in_storage_order, shuffled_in_windows
 
 SIDE, UM_PER_PX = 224, 0.5
 TILE: dict[str, Any] = {"tile_um": SIDE * UM_PER_PX, "tile_px": SIDE}
@@ -213,7 +213,7 @@ def bank(folder: Path, n: int, theirs: float, rounds: int) -> dict[str, Any]:
     files = TileBank.build(**cache)
     built = time.process_time() - begin
     memory = TileBank.build({"slide": frame}, **TILE)
-    stored = _in_storage_order(files, np.arange(n))
+    stored = in_storage_order(files, np.arange(n))
     windows = shuffled_in_windows(stored, n // 8, np.random.default_rng(0))
     ways: dict[str, Callable[[], Any]] = {
         "memory, shuffled": epoch(memory, order),

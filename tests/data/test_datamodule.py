@@ -14,9 +14,9 @@ from rankbygene.data._datamodule import (
     SpatialDataModule,
     TileDataModule,
     prefetched,
-    shuffled_in_windows,
 )
 from rankbygene.data._expression import ExpressionBank
+from rankbygene.data._orders import shuffled_in_windows
 from rankbygene.data._split import SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import rankbygene as rbg
 from rankbygene.data import ExpressionBank, NeighbourhoodDataModule
-from rankbygene.data._datamodule import FixedBatches
+from rankbygene.data._orders import FixedBatches
 from rankbygene.data._shares import Shares
 from rankbygene.errors import InputValueError
 from rankbygene.module import NH2STModule

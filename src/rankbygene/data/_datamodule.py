@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rankbygene.data._orders import FixedBatches, ShuffledBatches, in_storage_order
 from rankbygene.data._shares import Shares
 from rankbygene.data._split import Label, SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
@@ -31,8 +32,6 @@ Batch = dict[str, torch.Tensor]
 
 # Batches that are read ahead of the step.
 _AHEAD = 2
-# Rows that stay together when rows are shuffled in windows.
-_BLOCK = 16
 
 
 class Tiles(Protocol):
@@ -127,8 +126,8 @@ class SpatialDataModule(pl.LightningDataModule):
         self._batches: Dataset[Batch] = RowBatches(bank, expression)
         train = self.train_idx
         if shuffle_window is not None:
-            train = _in_storage_order(bank, train)
-        self._train_sampler: Sampler[Any] = _ShuffledBatches(
+            train = in_storage_order(bank, train)
+        self._train_sampler: Sampler[Any] = ShuffledBatches(
             train, batch_size, seed, drop_last, shuffle_window, getattr(bank, "read_ahead", None)
         )
 
@@ -199,7 +198,7 @@ class TileDataModule(pl.LightningDataModule):
             raise InputValueError(msg)
         self.seed = seed
         self._bank = _TileBatches(bank)
-        self._sampler = _ShuffledBatches(np.arange(len(bank)), batch_size, seed, drop_last=True)
+        self._sampler = ShuffledBatches(np.arange(len(bank)), batch_size, seed, drop_last=True)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the shuffled batches."""
@@ -293,90 +292,6 @@ def _inputs(bank: Tiles, rows: NDArray[np.intp]) -> Batch:
     if isinstance(found, dict):
         return found
     return {"image": torch.from_numpy(np.ascontiguousarray(found))}
-
-
-class _ShuffledBatches(Sampler["NDArray[np.intp]"]):
-    """Rows in a new order at every pass; the order depends on the seed and the pass alone."""
-
-    def __init__(
-        self,
-        rows: NDArray[np.intp],
-        batch_size: int,
-        seed: int,
-        drop_last: bool,
-        window: int | None = None,
-        read_ahead: Callable[[NDArray[np.intp]], None] | None = None,
-    ) -> None:
-        self._rows = rows
-        self._batch_size = batch_size
-        self._seed = seed
-        self._window, self._read_ahead = window, read_ahead
-        self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return -(-self._n_used // self._batch_size)
-
-    def __iter__(self) -> Iterator[NDArray[np.intp]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        self._epoch += 1
-        if self._window is None:
-            order = rng.permutation(self._rows)
-        else:
-            order = shuffled_in_windows(self._rows, self._window, rng)
-        announced = 0
-        for start in range(0, self._n_used, self._batch_size):
-            if self._window and self._read_ahead:
-                # This window, and the next one once this one has begun.
-                while announced < min(start + self._window, len(order)):
-                    self._read_ahead(order[announced : announced + self._window])
-                    announced += self._window
-            yield order[start : min(start + self._batch_size, self._n_used)]
-
-
-def shuffled_in_windows(
-    rows: NDArray[np.intp], window: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """Shuffle short runs of rows, and then the rows within windows of many runs.
-
-    Parameters
-    ----------
-    rows
-        Rows in the order of storage, ``[n]``.
-    window
-        Rows that are shuffled together.
-    rng
-        Decides the order.
-
-    Returns
-    -------
-    The same rows in another order.
-    """
-    # Runs begin at another row each time, so that the same rows do not always stay together.
-    first = int(rng.integers(_BLOCK))
-    blocks = np.split(rows, np.arange(first, len(rows), _BLOCK))
-    order = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
-    for start in range(0, len(order), window):
-        rng.shuffle(order[start : start + window])
-    return order
-
-
-def _in_storage_order(bank: Tiles, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    places = getattr(bank, "places", None)
-    return np.sort(rows) if places is None else rows[np.argsort(places[rows])]
-
-
-class FixedBatches(Sampler[Any]):
-    """The same batches at every pass."""
-
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches)
 
 
 def _rows_of_parts(split: SpotSplit | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.intp]]:

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene.data._datamodule import (
     Batch,
-    FixedBatches,
     RowBatches,
     SpatialDataModule,
     Tiles,
     shared,
 )
 from rankbygene.data._neighbors import local_places, nearest_spots
+from rankbygene.data._orders import FixedBatches
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:

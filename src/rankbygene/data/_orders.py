@@ -1,0 +1,100 @@
+"""Orders in which rows are put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Rows that stay together when rows are shuffled in windows.
+_BLOCK = 16
+
+
+class ShuffledBatches(Sampler["NDArray[np.intp]"]):
+    """Rows in a new order at every pass; the order depends on the seed and the pass alone."""
+
+    def __init__(
+        self,
+        rows: NDArray[np.intp],
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+        window: int | None = None,
+        read_ahead: Callable[[NDArray[np.intp]], None] | None = None,
+    ) -> None:
+        self._rows = rows
+        self._batch_size = batch_size
+        self._seed = seed
+        self._window, self._read_ahead = window, read_ahead
+        self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self._n_used // self._batch_size)
+
+    def __iter__(self) -> Iterator[NDArray[np.intp]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        self._epoch += 1
+        if self._window is None:
+            order = rng.permutation(self._rows)
+        else:
+            order = shuffled_in_windows(self._rows, self._window, rng)
+        announced = 0
+        for start in range(0, self._n_used, self._batch_size):
+            if self._window and self._read_ahead:
+                # This window, and the next one once this one has begun.
+                while announced < min(start + self._window, len(order)):
+                    self._read_ahead(order[announced : announced + self._window])
+                    announced += self._window
+            yield order[start : min(start + self._batch_size, self._n_used)]
+
+
+def shuffled_in_windows(
+    rows: NDArray[np.intp], window: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
+    """Shuffle short runs of rows, and then the rows within windows of many runs.
+
+    Parameters
+    ----------
+    rows
+        Rows in the order of storage, ``[n]``.
+    window
+        Rows that are shuffled together.
+    rng
+        Decides the order.
+
+    Returns
+    -------
+    The same rows in another order.
+    """
+    # Runs begin at another row each time, so that the same rows do not always stay together.
+    first = int(rng.integers(_BLOCK))
+    blocks = np.split(rows, np.arange(first, len(rows), _BLOCK))
+    order = np.concatenate([blocks[i] for i in rng.permutation(len(blocks))])
+    for start in range(0, len(order), window):
+        rng.shuffle(order[start : start + window])
+    return order
+
+
+def in_storage_order(bank: object, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Sort rows by where the bank keeps them."""
+    places = getattr(bank, "places", None)
+    return np.sort(rows) if places is None else rows[np.argsort(places[rows])]
+
+
+class FixedBatches(Sampler[Any]):
+    """The same batches at every pass."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._batches)
