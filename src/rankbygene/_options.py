@@ -1,11 +1,13 @@
-"""Arguments and options that the commands of the command line take, each described once."""
+"""Arguments and options that the commands of the command line take, each described and read once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from rankbygene.errors import InputValueError
 
 Slides = Annotated[
     list[Path],
@@ -127,3 +129,27 @@ ResultFolder = Annotated[Path, typer.Option(help="Folder to write the scores int
 TileUm = Annotated[float | None, typer.Option(help="Width of a tile in micrometres.")]
 TilePx = Annotated[int | None, typer.Option(help="Width of a tile in pixels.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Folds that are computed at the same time.")]
+
+
+def names(text: str) -> Any:
+    """Split a list at its commas; ``none`` is an empty one."""
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def whole_number(text: str, option: str) -> int:
+    """Read one number of an option that takes several."""
+    if not text.isdecimal():
+        msg = f"{option} takes whole numbers separated by commas; found {text!r}"
+        raise InputValueError(msg)
+    return int(text)
+
+
+def panel(genes: str) -> int | list[str]:
+    """Take ``--genes`` as a number, or as the file that lists them."""
+    if genes.isdecimal():
+        return int(genes)
+    path = Path(genes)
+    if not path.is_file():
+        msg = f"--genes {genes!r} is neither a number nor a file with one gene per line"
+        raise InputValueError(msg)
+    return path.read_text(encoding="utf-8").split()

@@ -110,7 +110,7 @@ def fit(
         model = rankbygene.model.fit(
             sdatas,
             method=method,  # type: ignore[arg-type]  # fit names the known ones
-            genes=_panel(genes),
+            genes=opt.panel(genes),
             backbone=backbone,
             pretrained=pretrained,
             max_epochs=max_epochs,
@@ -191,7 +191,7 @@ def evaluate(
     """Score a model on slides that it has not seen, with baselines beside it."""
     with _step():
         model = _load(model_dir, train)
-        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=_names(baselines))
+        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=opt.names(baselines))
     typer.echo(_as_json(result) if as_json else _as_table(result))
 
 
@@ -238,14 +238,14 @@ def cross_validate(
             patient_key=patient_key,
             um_per_px=um_per_px,
         )
-        options: dict[str, Any] = {"allow_leaks": _names(allow_leaks) if allow_leaks else ()}
+        options: dict[str, Any] = {"allow_leaks": opt.names(allow_leaks) if allow_leaks else ()}
         result = rankbygene.tl.cross_validate(
             sdatas,
-            {name: name for name in _names(method)},
+            {name: name for name in opt.names(method)},
             groups=groups,
             n_splits=n_splits,
-            baselines=_names(baselines),
-            genes=_panel(genes),
+            baselines=opt.names(baselines),
+            genes=opt.panel(genes),
             backbone=backbone,
             pretrained=pretrained,
             weights=weights,
@@ -253,7 +253,7 @@ def cross_validate(
             tile_px=tile_px,
             max_epochs=max_epochs,
             train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
-            seeds=[_whole_number(seed, "--seeds") for seed in _names(seeds)],
+            seeds=[opt.whole_number(seed, "--seeds") for seed in opt.names(seeds)],
             store=store,
             only_folds=[int(name) if name.isdecimal() else name for name in fold] if fold else None,
             n_jobs=jobs,
@@ -286,10 +286,10 @@ def hest_bench(
         result = rankbygene.tl.hest_bench(
             folder,
             encoder,
-            tasks=None if tasks is None else _names(tasks),
+            tasks=None if tasks is None else opt.names(tasks),
             pretrained=pretrained,
             weights=weights,
-            baselines=_names(baselines),
+            baselines=opt.names(baselines),
             seed=seed,
             batch_size=batch_size,
             device=device,
@@ -350,27 +350,6 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
     if len({path.resolve() for path in paths}) < len(paths):
         msg = f"outputs must differ: {', '.join(map(str, paths))}"
         raise InputValueError(msg)
-
-
-def _names(text: str) -> Any:
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
-
-
-def _whole_number(text: str, option: str) -> int:
-    if not text.isdecimal():
-        msg = f"{option} takes whole numbers separated by commas; found {text!r}"
-        raise InputValueError(msg)
-    return int(text)
-
-
-def _panel(genes: str) -> int | list[str]:
-    if genes.isdecimal():
-        return int(genes)
-    path = Path(genes)
-    if not path.is_file():
-        msg = f"--genes {genes!r} is neither a number nor a file with one gene per line"
-        raise InputValueError(msg)
-    return path.read_text(encoding="utf-8").split()
 
 
 def _read_slide(path: Path) -> SpatialData:
