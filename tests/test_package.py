@@ -103,3 +103,17 @@ def test_extras_repeat_the_dependency_groups() -> None:
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     assert extras["doc"] == groups["doc"]
     assert set(groups["test"]) | set(groups["typecheck"]) <= set(extras["test"])
+
+
+def test_training_needs_neither_spatialdata_nor_scvi() -> None:
+    """As the benchmarks run on a machine that has PyTorch, timm and Lightning only."""
+    missing = ["spatialdata", "anndata", "scanpy", "scvi", "dask", "zarr", "geopandas", "shapely"]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({missing}))
+sys.path.insert(0, "benchmarks")
+import _spots
+_spots.bare_packages()
+import rankbygene.data._datamodule, rankbygene.model._inference, rankbygene.module, rankbygene.train
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

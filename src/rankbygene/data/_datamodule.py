@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene.data._orders import FixedBatches, ShuffledBatches, in_storage_order
 from rankbygene.data._shares import Shares
-from rankbygene.data._split import Label, SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from rankbygene.data._expression import ExpressionBank
+    from rankbygene.data._split import Label, SpotSplit
 
 __all__ = ["SpatialDataModule", "TileDataModule"]
 
@@ -295,7 +295,7 @@ def _inputs(bank: Tiles, rows: NDArray[np.intp]) -> Batch:
 
 
 def _rows_of_parts(split: SpotSplit | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.intp]]:
-    if isinstance(split, SpotSplit):
+    if not isinstance(split, Mapping):
         return {part: split.rows(part) for part in _PARTS}
     unknown = sorted(set(split) - set(_PARTS))
     if unknown or "train" not in split:
