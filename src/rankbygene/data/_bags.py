@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankbygene._keys import Keys
 from rankbygene.data._annotation import read_annotation, region_rows
+from rankbygene.data._counts import layer_names
 from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -250,7 +251,7 @@ class TableBag:
         if setup.layer not in (None, "X") and setup.layer not in self.table.layers:
             msg = (
                 f"slide {self.name!r}: table {setup.table_key!r} has no layer {setup.layer!r}; "
-                f"it has {list(self.table.layers)}"
+                f"it has {layer_names(self.table)}"
             )
             raise InputKeyError(msg)
 

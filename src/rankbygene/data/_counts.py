@@ -29,11 +29,11 @@ def count_matrix(table: AnnData, layer: str | None) -> Any:
     """
     if layer is not None:
         if layer not in table.layers:
-            msg = f"there is no layer {layer!r}; the layers are {_layer_names(table)}"
+            msg = f"there is no layer {layer!r}; the layers are {layer_names(table)}"
             raise InputKeyError(msg)
         return table.layers[layer]
     if table.X is None:
-        msg = f"the table has no X; pass layer=... (layers: {_layer_names(table)})"
+        msg = f"the table has no X; pass layer=... (layers: {layer_names(table)})"
         raise InputValueError(msg)
     return table.X
 
@@ -56,12 +56,12 @@ def check_counts(table: AnnData, layer: str | None, problems: Problems) -> None:
     with problems.collect():
         matrix = count_matrix(table, layer)
         slot = "X" if layer is None else f"layer {layer!r}"
-        _check_values(matrix, slot, _layer_names(table))
+        _check_values(matrix, slot, layer_names(table))
         _check_not_empty(matrix, slot, table.obs_names)
 
 
-def _layer_names(table: AnnData) -> list[str]:
-    # Newer anndata lists X among the layers, under the name None.
+def layer_names(table: AnnData) -> list[str]:
+    """Names of the layers; newer anndata lists X among them, under the name None."""
     return [name for name in table.layers if name is not None]
 
 

@@ -80,7 +80,7 @@ class SlideModel(SlideFilesMixin):
         outcomes = self.cohort.clinical.drop_duplicates("patient").set_index("patient")
         held_out = hold_out_patients(self._strata(outcomes), validation_size, self.seed)
         labels = np.where(self.cohort.clinical["patient"].isin(held_out), "validation", "train")
-        self.split = pd.Series(labels.astype(object), self.cohort.clinical.index, name="split")
+        self.split = pd.Series(labels, self.cohort.clinical.index, dtype=object, name="split")
         self._learn_outcomes(self._outcomes_of("train"))
         self.n_features = len(next(iter(moments.values()))[0])
         self.network_kwargs = {"pooling": pooling, "n_hidden": n_hidden, "dropout": dropout}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from rankbygene.data._counts import layer_names
 from rankbygene.metrics import (
     concordance,
     mae,
@@ -210,8 +211,7 @@ def _join(parts: list[AnnData]) -> AnnData:
         var=pd.DataFrame(index=genes),
         layers={
             name: np.concatenate([spread(part.layers[name], part) for part in parts])
-            for name in parts[0].layers
-            if name is not None
+            for name in layer_names(parts[0])
         },
         obsm={"spatial": np.concatenate([part.obsm["spatial"] for part in parts])},
     )
