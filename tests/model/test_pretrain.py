@@ -107,7 +107,8 @@ def test_features_tell_more_of_expression_on_a_slide_that_was_not_seen(tmp_path:
     *train, unseen = rbg.datasets.synthetic(
         n_slides=3, n_patients=1, n_spots=100, n_genes=30, noise=0, seed=1
     )
-    warm = pretrain(train, step_um=56.0, max_epochs=6)
+    # After fewer epochs the outcome hangs on rounding.
+    warm = pretrain(train, step_um=56.0, max_epochs=20)
     warm.save(tmp_path / "warm.safetensors")
     losses = warm.history["train_loss"].iloc[:, 0].to_numpy(float)
     assert losses[0] < np.log(2 * 32 - 1) + 0.5
