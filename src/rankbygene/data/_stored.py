@@ -46,7 +46,7 @@ class StoredImage:
         That is so for images that are computed, lie in memory, in an archive or on another
         machine, are sharded, or are encoded in ways other than the usual ones.
         """
-        layers = level.dask.layers
+        layers = getattr(level.dask, "layers", {})  # other kinds of graphs have none
         origin = f"original-{level.name}"
         # The name says that the array is what da.from_zarr gave, and nothing came after.
         if not level.name.startswith("from-zarr-") or set(layers) != {level.name, origin}:
