@@ -201,7 +201,8 @@ def slow_nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) 
         cosine = [float(torch.cosine_similarity(view, other, dim=0)) for other in views]
         weights = [math.exp(value / temperature) for value in cosine]
         partner = weights[(i + n) % (2 * n)]
-        total -= math.log(partner / (sum(weights) - weights[i]))
+        # Subtracting the view's own weight from the sum of all would cancel most digits.
+        total -= math.log(partner / sum(weights[:i] + weights[i + 1 :]))
     return total / (2 * n)
 
 
