@@ -1,7 +1,8 @@
-"""What a benchmark says about the machine that it ran on."""
+"""What a benchmark says about the machine that it ran on, and where it writes that."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -23,6 +24,12 @@ PACKAGES = (
     "timm",
     "scvi-tools",
 )
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write results as JSON, with the folder they go to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _machine import peak_memory_mib, write_record
 
 
 def bare_packages() -> None:
@@ -117,27 +117,30 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def utilisation(
-    step: Callable[[], None], batch_size: int, device: torch.device
+    step: Callable[[], None], batch_size: int, spots_per_second: float, device: torch.device
 ) -> dict[str, float]:
-    """Floating-point operations of a spot, and the chip's measured rate."""
+    """Floating-point operations of a spot, the chip's measured rate, and the share of it that is used."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
         step()
+    flops, rate = counter.get_total_flops() / batch_size, matmul_rate(device)
     return {
-        "flops_per_spot": counter.get_total_flops() / batch_size,
-        "matmul_flops_per_second": matmul_rate(device),
+        "flops_per_spot": flops,
+        "matmul_flops_per_second": rate,
+        "share": round(spots_per_second * flops / rate, 3),
     }
 
 
-def write(record: dict[str, Any], path: Path) -> None:
-    """Write results, with the folder they go to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def show(results: dict[str, dict[str, float]], ratios: dict[str, float]) -> None:
-    """Print rates and their ratios."""
+def report(
+    record: dict[str, Any],
+    results: dict[str, dict[str, float]],
+    ratios: dict[str, float],
+    path: Path,
+) -> None:
+    """Write rates and their ratios beside what is known of the run, and print them."""
+    peak = round(peak_memory_mib())
+    write_record(record | {"results": results, "ratios": ratios, "peak_memory_mib": peak}, path)
     print("\n" + table(results))
     for name, value in ratios.items():
         print(f"\n{name}: {value}")

@@ -19,16 +19,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from _machine import describe_machine, peak_memory_mib
+from _machine import describe_machine
 from _spots import (
     Clock,
     bare_packages,
     interleave,
     make_module,
     make_spots,
-    show,
+    report,
     utilisation,
-    write,
 )
 
 bare_packages()
@@ -148,13 +147,10 @@ def main() -> None:
     if on_gpu:
         precision = options.precisions[-1]
         step = runs[f"bare, {precision}"].step  # type: ignore[attr-defined]
-        record["utilisation"] = found = utilisation(step, options.batch_size, device)
         rate = results[f"embedding, {precision}"][key]
-        share = rate * found["flops_per_spot"] / found["matmul_flops_per_second"]
-        ratios["embedding / measured matrix rate"] = round(share, 3)
-    record |= {"results": results, "ratios": ratios, "peak_memory_mib": round(peak_memory_mib())}
-    write(record, options.out / f"{options.name}.json")
-    show(results, ratios)
+        record["utilisation"] = found = utilisation(step, options.batch_size, rate, device)
+        ratios["embedding / measured matrix rate"] = found["share"]
+    report(record, results, ratios, options.out / f"{options.name}.json")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ with ``python benchmarks/imports.py``.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from _machine import describe_machine
+from _machine import describe_machine, write_record
 
 CODE = {
     "bare": "pass",
@@ -56,7 +55,7 @@ def main() -> None:
         share = f"{row['cpu_s'] / scvi:.2%}"
         print(f"| {name} | {row['cpu_s']:.3f} s | {share} | {row['peak_mib']} MiB |")
     record = {"machine": describe_machine(), "results": rows}
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, arguments.out)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from _machine import describe_machine, peak_memory_mib
+from _machine import describe_machine, peak_memory_mib, write_record
 
 SIZES = (5_000, 50_000, 500_000)
 PITCH_PX, UM_PER_PX, TILE_PX = 16, 0.5, 32
@@ -207,7 +207,7 @@ def main() -> None:
             shutil.rmtree(folder)
     print(table(results))
     record = {"machine": describe_machine(), "results": results}
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, arguments.out)
 
 
 if __name__ == "__main__":

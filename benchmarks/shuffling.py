@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _machine import describe_machine
+from _machine import describe_machine, write_record
 
 import rankbygene as rbg
 from rankbygene.data import SpatialDataModule
@@ -88,9 +88,7 @@ def main() -> None:
             print(json.dumps(records[-1]), flush=True)
     settings = {k: v for k, v in vars(arguments).items() if k != "out"}
     result = {"settings": settings, "records": records, "machine": describe_machine()}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    (arguments.out / "shuffling.json").write_text(text + "\n", encoding="utf-8")
+    write_record(result, arguments.out / "shuffling.json")
 
 
 if __name__ == "__main__":

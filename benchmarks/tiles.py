@@ -27,7 +27,7 @@ import dask.array as da
 import numpy as np
 import spatialdata as sd
 import zarr
-from _machine import describe_machine, peak_memory_mib
+from _machine import describe_machine, peak_memory_mib, write_record
 from numcodecs import Zstd
 from scipy import ndimage
 from spatialdata.models import Image2DModel, ShapesModel
@@ -283,7 +283,7 @@ def planning() -> dict[str, Any]:
 
 def repeated(path: Path, size: int, chunk: int) -> da.Array:
     """Store an image every chunk of which is a link to one file, so that it takes no room."""
-    depth = 1 if chunk > SIDE * 8 else 3
+    depth = next(shape[0] for shape in CHUNKS if shape[1] == chunk)
     array = zarr.create_array(path, shape=(3, size, size), chunks=(depth, chunk, chunk), dtype="u1")
     array[:depth, :chunk, :chunk] = picture(chunk)[:depth]
     first, n = path / "c/0/0/0", -(-size // chunk)
@@ -369,8 +369,7 @@ def main() -> None:
     if "memory" in arguments.parts:
         cases = [(size, 10_000, chunk) for chunk in (512, 4096) for size in (60_000, 120_000)]
         result["memory"] = [memory_apart(*case) for case in [*cases, (60_000, 100_000, 4096)]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_record(result, path)
 
 
 if __name__ == "__main__":

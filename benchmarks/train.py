@@ -24,16 +24,15 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from _machine import describe_machine, peak_memory_mib
+from _machine import describe_machine
 from _spots import (
     Clock,
     bare_packages,
     interleave,
     make_module,
     make_spots,
-    show,
+    report,
     utilisation,
-    write,
 )
 
 bare_packages()
@@ -277,16 +276,13 @@ def main() -> None:
     precision = options.precisions[-1]
     if device.type == "cuda":
         step = runs[f"bare, {precision}"].step  # type: ignore[attr-defined]
-        record["utilisation"] = found = utilisation(step, options.batch_size, device)
         rate = results[f"training, {precision}"]["spots_per_second"]
-        share = rate * found["flops_per_spot"] / found["matmul_flops_per_second"]
-        ratios["training / measured matrix rate"] = round(share, 3)
-    record |= {"results": results, "ratios": ratios, "peak_memory_mib": round(peak_memory_mib())}
-    write(record, options.out / f"{options.name}.json")
+        record["utilisation"] = found = utilisation(step, options.batch_size, rate, device)
+        ratios["training / measured matrix rate"] = found["share"]
+    report(record, results, ratios, options.out / f"{options.name}.json")
     if options.profile:
         text = profile(runs[f"training, {precision}"])
         (options.out / f"{options.name}_profile.txt").write_text(text, encoding="utf-8")
-    show(results, ratios)
 
 
 if __name__ == "__main__":
