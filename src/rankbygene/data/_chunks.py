@@ -18,6 +18,7 @@ from zarr.storage import FsspecStore
 from rankbygene.data._stored import StoredImage
 
 Position: TypeAlias = tuple[int, int]
+Chunk: TypeAlias = tuple[Position, NDArray[np.uint8]]
 Graph: TypeAlias = Mapping[Hashable, Any]
 Links: TypeAlias = Mapping[Hashable, Iterable[Hashable]]
 
@@ -32,7 +33,7 @@ _REMOTE_WORKERS = 16
 
 def decode_chunks(
     level: da.Array, positions: Iterable[Position], *, workers: int
-) -> Iterator[tuple[Position, NDArray[np.uint8]]]:
+) -> Iterator[Chunk]:
     """Decode chunks in a few threads and hand them over in row-major order.
 
     Chunks of the array need not be chunks of the store: a reader may load a whole file and cut it
@@ -64,13 +65,13 @@ def decode_chunks(
 
 def _read(
     stored: StoredImage, positions: Sequence[Position], workers: int, at_once: int
-) -> Iterator[tuple[Position, NDArray[np.uint8]]]:
+) -> Iterator[Chunk]:
     """Read chunks from their files, ``at_once`` in each thread."""
 
-    def read(some: Sequence[Position]) -> list[tuple[Position, NDArray[np.uint8]]]:
+    def read(some: Sequence[Position]) -> list[Chunk]:
         return [(position, stored.read(position)) for position in some]
 
-    ahead: deque[Future[list[tuple[Position, NDArray[np.uint8]]]]] = deque()
+    ahead: deque[Future[list[Chunk]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(positions), at_once):
             if len(ahead) == workers:
@@ -82,7 +83,7 @@ def _read(
 
 def _compute(
     level: da.Array, positions: Iterable[Position], workers: int, held: int
-) -> Iterator[tuple[Position, NDArray[np.uint8]]]:
+) -> Iterator[Chunk]:
     """Compute chunks with dask, those that share work together."""
     array: Any = level
     array = array.rechunk({0: -1})

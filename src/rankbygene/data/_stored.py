@@ -30,12 +30,12 @@ class StoredImage:
     ----------
     source
         Array ``(c, y, x)`` of unsigned bytes.
-    compressor
-        Decodes a file; files are not compressed if it is missing.
+    codecs
+        What decodes a file, in order.
     """
 
-    def __init__(self, source: zarr.Array[Any], compressor: Any = None) -> None:
-        self._source, self._compressor = source, compressor
+    def __init__(self, source: zarr.Array[Any], codecs: Sequence[Any]) -> None:
+        self._source, self._codecs = source, codecs
         store: Any = source.store
         self._folder = Path(store.root) / source.path
 
@@ -61,8 +61,8 @@ class StoredImage:
         )
         if not plain:
             return None
-        encoding = _encoding(source.metadata.to_dict())
-        return None if encoding is None else cls(source, *encoding)
+        codecs = _codecs(source.metadata.to_dict())
+        return None if codecs is None else cls(source, codecs)
 
     def read(self, position: tuple[int, int]) -> NDArray[np.uint8]:
         """Decode the chunk ``[c, height, width]`` at a row and a column of chunks, in all channels.
@@ -94,13 +94,14 @@ class StoredImage:
     def _read(self, index: tuple[int, int, int]) -> NDArray[np.uint8]:
         path = self._folder / self._source.metadata.encode_chunk_key(index)
         try:
-            encoded = path.read_bytes()
+            pixels = path.read_bytes()
         except FileNotFoundError:
             # Chunks of nothing but the fill value need not be stored.
             return np.full(self._source.chunks, self._source.fill_value or 0, np.uint8)
         try:
-            decoded = self._compressor.decode(encoded) if self._compressor else encoded
-            return np.frombuffer(decoded, np.uint8).reshape(self._source.chunks)
+            for codec in self._codecs:
+                pixels = codec.decode(pixels)
+            return np.frombuffer(pixels, np.uint8).reshape(self._source.chunks)
         except (RuntimeError, ValueError, OSError, EOFError) as error:
             msg = f"{path} does not hold a chunk of the image ({error}); write the image again"
             raise InputValueError(msg) from error
@@ -114,7 +115,7 @@ def _tiled(shape: Sequence[int], chunks: Sequence[int]) -> tuple[tuple[int, ...]
     )
 
 
-def _encoding(metadata: Mapping[str, Any]) -> list[Any] | None:
+def _codecs(metadata: Mapping[str, Any]) -> list[Any] | None:
     """Give what decodes a file of pixels, in order; None if it takes more than a compressor."""
     if metadata["zarr_format"] == 2:
         plain = metadata["order"] == "C" and not metadata["filters"]

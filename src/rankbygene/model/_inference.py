@@ -54,8 +54,13 @@ def default_precision(device: torch.device) -> Precision:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Context in which a forward pass runs at ``precision``."""
-    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision.endswith("mixed"))
+    dtype = autocast_dtype(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Type that autocast computes in at ``precision``, None where there is no autocast."""
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
 
 def rebatch(

@@ -22,7 +22,7 @@ from rankbygene.data import (
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.model._devices import devices_kwargs
-from rankbygene.model._inference import default_precision
+from rankbygene.model._inference import autocast_dtype, default_precision
 from rankbygene.model._random import forked_rng
 from rankbygene.train import BestWeights, FiniteLoss, find_batch_size, whole_state
 
@@ -107,7 +107,7 @@ def largest_batch(
         first_batch,
         largest=n_train,
         smallest=batches.get("patch_size", 8),
-        dtype={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision),
+        dtype=autocast_dtype(precision),
     )
     logger.info("batch_size='auto': %d spots", size)
     return size
