@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from rankbygene.data._frame import SpotFrame
 
-__all__ = ["check_measured", "first_names", "gene_columns", "panel_counts", "row_blocks"]
+__all__ = [
+    "check_measured",
+    "count_blocks",
+    "first_names",
+    "gene_columns",
+    "panel_counts",
+    "row_blocks",
+]
 
 _ROWS_AT_ONCE = 4096
 
@@ -54,20 +61,46 @@ def panel_counts(
     InputKeyError
         If the table lacks the layer.
     """
-    _check_table(frame)
-    matrix = _row_sliceable(count_matrix(frame.table, frame.setup.layer))
-    table_rows = frame.rows if rows is None else frame.rows[rows]
     parts, totals = [], []
-    for block in row_blocks(len(table_rows)):
-        part = matrix[table_rows[block]]
-        # tables opened lazily hold dask arrays
-        part = part.compute() if hasattr(part, "compute") else part
-        counts = sparse.csr_array(part).astype(np.float64)
+    for counts in count_blocks(frame, rows):
         totals.append(counts.sum(axis=1))
         parts.append(counts[:, columns])
     if not parts:
         return sparse.csr_array((0, len(columns))), np.zeros(0)
     return sparse.csr_array(sparse.vstack(parts, format="csr")), np.concatenate(totals)
+
+
+def count_blocks(
+    frame: SpotFrame, rows: NDArray[np.intp] | None = None
+) -> Iterator[sparse.csr_array]:
+    """Read the counts of a slide over all genes, some spots at a time.
+
+    Parameters
+    ----------
+    frame
+        The spots of one slide.
+    rows
+        Spots of the frame to read, in increasing order; all if None.
+
+    Yields
+    ------
+    Float64 ``[n_rows, n_vars]``, the caller's own.
+
+    Raises
+    ------
+    InputValueError
+        If the spots come from shapes alone, without a table.
+    InputKeyError
+        If the table lacks the layer.
+    """
+    _check_table(frame)
+    matrix = _row_sliceable(count_matrix(frame.table, frame.setup.layer))
+    table_rows = frame.rows if rows is None else frame.rows[rows]
+    for block in row_blocks(len(table_rows)):
+        part = matrix[table_rows[block]]
+        # tables opened lazily hold dask arrays
+        part = part.compute() if hasattr(part, "compute") else part
+        yield sparse.csr_array(part, dtype=np.float64, copy=True)
 
 
 def gene_columns(frame: SpotFrame, genes: Sequence[str]) -> NDArray[np.intp]:

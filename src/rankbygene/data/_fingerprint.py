@@ -1,0 +1,182 @@
+"""Telling data by what it holds, whatever it is called, however it is ordered and stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rankbygene.data._images import level_array, level_shape, level_to_system
+from rankbygene.data._panel import count_blocks
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    from rankbygene.data._frame import SpotFrame
+    from rankbygene.data._images import Image
+
+__all__ = [
+    "CountFingerprints",
+    "fingerprint_counts",
+    "fingerprint_frame",
+    "fingerprint_pixels",
+    "hash_texts",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class CountFingerprints:
+    """What tells each spot of a slide by its counts.
+
+    Attributes
+    ----------
+    values
+        uint64 ``[n_spots]``; spots have the same value if they have the same counts, in whatever
+        order the genes are stored. Genes without counts do not matter.
+    n_detected
+        Genes with counts ``[n_spots]``. Spots with few are alike by chance.
+    """
+
+    values: NDArray[np.uint64]
+    n_detected: NDArray[np.intp]
+
+
+def fingerprint_counts(frame: SpotFrame, genes: Sequence[str] | None = None) -> CountFingerprints:
+    """Tell the spots of a slide by their counts.
+
+    Parameters
+    ----------
+    frame
+        The slide; its table is read in blocks of rows.
+    genes
+        Genes to look at, in any order; all of the table if None. Those that the table lacks count
+        as not detected.
+
+    Raises
+    ------
+    InputValueError
+        The frame has no table.
+    InputKeyError
+        The table lacks the layer.
+    """
+    names = frame.table.var_names
+    known = None if genes is None else names.isin(list(genes))
+    of_gene = hash_texts(names)
+    values, n_detected = [], []
+    for block in count_blocks(frame):
+        kept = block if known is None else block[:, np.flatnonzero(known)]
+        part = _row_hashes(kept, of_gene if known is None else of_gene[known])
+        values.append(part.values)
+        n_detected.append(part.n_detected)
+    return CountFingerprints(
+        np.concatenate([np.zeros(0, np.uint64), *values]),
+        np.concatenate([np.zeros(0, np.intp), *n_detected]),
+    )
+
+
+def fingerprint_frame(
+    frame: SpotFrame, *, levels: Iterable[int], counts: bool = True
+) -> dict[str, str]:
+    """Describe what a result on a slide depends on, in parts that a message can name.
+
+    Parameters
+    ----------
+    frame
+        The slide, its spots in the order of the result.
+    levels
+        Levels of the image that are read.
+    counts
+        Whether the result depends on the counts.
+
+    Returns
+    -------
+    Hexadecimal digests of ``spots`` (their names), ``geometry`` (where they lie in the image, and the
+    physical scale), ``pixels``, and of ``counts``.
+    """
+    image = frame.sdata.images[frame.image_key]
+    used = sorted(set(levels))
+    matrices = [level_to_system(image, level, frame.coordinate_system) for level in used]
+    parts = {
+        "spots": _digest(hash_texts(frame.obs_names)),
+        "geometry": _digest(frame.centers, np.float64(frame.um_per_unit), *matrices),
+        "pixels": _digest(*[fingerprint_pixels(image, level) for level in used]),
+    }
+    if counts:
+        parts["counts"] = _digest(fingerprint_counts(frame).values)
+    return parts
+
+
+def fingerprint_pixels(image: Image, level: int) -> NDArray[np.uint64]:
+    """Tell a level of an image by all of its pixels, read chunk by chunk.
+
+    Each pixel is multiplied by odd numbers that stand for its row, column and channel, and the
+    products are added modulo 2^64. The sum does not depend on how the image is cut into chunks, and no
+    single changed pixel leaves it as it was.
+
+    Returns
+    -------
+    uint64 ``[3]``: height, width and the sum.
+    """
+    pixels = level_array(image, level)
+    height, width = level_shape(image, level)
+    rows, columns, channels = (_odd_numbers(n, of) for n, of in ((height, 1), (width, 2), (3, 3)))
+    total = np.uint64(0)
+    top = 0
+    for chunk_height in pixels.chunks[1]:
+        left = 0
+        for chunk_width in pixels.chunks[2]:
+            # Channels may lie in chunks of their own.
+            block = np.asarray(pixels[:, top : top + chunk_height, left : left + chunk_width])
+            sums = block.astype(np.uint64) @ columns[left : left + chunk_width]  # [3, chunk_height]
+            with np.errstate(over="ignore"):
+                total += (sums @ rows[top : top + chunk_height]) @ channels
+            left += chunk_width
+        top += chunk_height
+    return np.array([height, width, total], np.uint64)
+
+
+def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:
+    """Hash each text by itself, the same in every session ``[n]``."""
+    values: NDArray[np.uint64] = pd.util.hash_array(
+        np.array([str(text) for text in texts], object), categorize=False
+    )
+    return values
+
+
+def _row_hashes(counts: sparse.csr_array, of_gene: NDArray[np.uint64]) -> CountFingerprints:
+    """Add up a hash of each gene and its count, row by row."""
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    amounts = counts.data.astype(np.int64).view(np.uint64)
+    hashed = counts.astype(np.uint64)
+    hashed.data = _mixed(of_gene[counts.indices] + _mixed(amounts))
+    values = hashed @ np.ones(counts.shape[1], np.uint64)
+    return CountFingerprints(_mixed(values), np.diff(counts.indptr).astype(np.intp))
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread the bits of each number over all of its bits (the finaliser of SplitMix64)."""
+    with np.errstate(over="ignore"):
+        mixed = values + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return mixed ^ (mixed >> np.uint64(31))
+
+
+def _odd_numbers(n: int, stream: int) -> NDArray[np.uint64]:
+    start = np.uint64(stream << 56)
+    return _mixed(np.arange(n, dtype=np.uint64) + start) | np.uint64(1)
+
+
+def _digest(*arrays: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
