@@ -12,6 +12,7 @@ __all__ = [
     "InputValueError",
     "NotTrainedError",
     "OutputExistsError",
+    "OutputFailedError",
     "RankByGeneError",
     "TrainingError",
 ]
@@ -51,6 +52,10 @@ class NotTrainedError(RankByGeneError, RuntimeError):
 
 class OutputExistsError(RankByGeneError, FileExistsError):
     """A file or folder is in the way and overwriting was not asked for."""
+
+
+class OutputFailedError(RankByGeneError, OSError):
+    """A file or folder could not be written; what was there before is untouched."""
 
 
 class Problems:

@@ -1,12 +1,37 @@
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from spatialdata import SpatialData
 
-from rankbygene.io import atomic_directory, atomic_file, write_sdata
+from rankbygene.errors import OutputFailedError
+from rankbygene.io import _atomic, atomic_directory, atomic_file, write_sdata
+
+
+@pytest.fixture
+def no_swap(monkeypatch: Any) -> None:
+    """A system that cannot swap two names."""
+    monkeypatch.setattr(_atomic, "swap", lambda one, other: False)
+
+
+def killed(work: Callable[[], None]) -> None:
+    """Run in a process that must be killed by its own work."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -34,6 +59,7 @@ def test_whatever_stops_the_block_leaves_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.usefixtures("no_swap")
 @pytest.mark.parametrize("error", [OSError(28, "full"), KeyboardInterrupt()], ids=str)
 def test_a_stopped_exchange_puts_back_what_was_there(
     tmp_path: Path, monkeypatch: Any, error: BaseException
@@ -55,6 +81,7 @@ def test_a_stopped_exchange_puts_back_what_was_there(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.usefixtures("no_swap")
 def test_the_only_copy_is_kept_when_it_cannot_be_put_back(tmp_path: Path, monkeypatch: Any) -> None:
     target = tmp_path / "out"
     target.mkdir()
@@ -123,3 +150,83 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["file.txt"]
     with pytest.raises(ValueError, match="is a folder"), atomic_file(tmp_path, overwrite=True):
         pass
+
+
+def test_two_folders_change_names(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    if not _atomic.swap(tmp_path / "one", tmp_path / "two"):
+        pytest.skip("this file system cannot swap")
+    assert (tmp_path / "one" / "file").read_text() == "two"
+    assert (tmp_path / "two" / "file").read_text() == "one"
+    assert not _atomic.swap(tmp_path / "one", tmp_path / "absent")
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_killed_writer_leaves_old_or_new_and_the_next_one_cleans_up(
+    tmp_path: Path, monkeypatch: Any, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(_atomic, "swap", lambda one, other: False)
+    target = tmp_path / "out"
+    rename, calls = Path.rename, []
+
+    def write(content: str) -> None:
+        with atomic_directory(target, overwrite=True) as folder:
+            (folder / "a.txt").write_text(content)
+
+    for n_renames in range(3):
+
+        def killed_rename(self: Path, goal: Path, n: int = n_renames) -> Path:
+            calls.append(goal)
+            return die() if len(calls) > n else rename(self, goal)  # type: ignore[return-value]
+
+        write("old")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed_rename)
+            child = os.fork()
+            if child == 0:
+                write("new")
+                os._exit(0)
+            os.waitpid(child, 0)
+        _atomic.settle(target)
+        assert (target / "a.txt").read_text() in ("old", "new")
+        assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_block_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+
+    def work() -> None:
+        with atomic_directory(target) as folder:
+            (folder / "half").write_text("half")
+            die()
+
+    killed(work)
+    (left,) = tmp_path.iterdir()
+    foreign = tmp_path / ".out.abcdefgh"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with atomic_directory(tmp_path / "out.json") as other, atomic_directory(target) as folder:
+        assert not left.exists()
+        # A living writer of the same folder is left alone.
+        _atomic.settle(target)
+        _atomic.settle(tmp_path / "out.json")
+        assert folder.exists()
+        assert other.exists()
+    assert {item.name for item in tmp_path.iterdir()} == {"out", "out.json", foreign.name}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), OSError("28800 requested and 17376 written")]
+)
+def test_a_full_disk_is_named(tmp_path: Path, error: OSError) -> None:
+    with (
+        pytest.raises(OutputFailedError, match=r"out could not be written.*MiB free.*another disk"),
+        atomic_directory(tmp_path / "out"),
+    ):
+        raise error
+    with pytest.raises(OSError, match="broken"), atomic_file(tmp_path / "file"):
+        raise OSError(5, "broken disk")
+    assert not list(tmp_path.iterdir())

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import logging
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankbygene.errors import InputValueError, OutputExistsError
+from filelock import FileLock, Timeout
+
+from rankbygene.errors import InputValueError, OutputExistsError, OutputFailedError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "atomic_file", "fill_store", "write_sdata"]
+__all__ = ["atomic_directory", "atomic_file", "fill_store", "settle", "write_sdata"]
+
+logger = logging.getLogger("rankbygene")
+
+# What a temporary folder may hold: the lock of its owner, the new and the old output.
+_LOCK, _NEW, _OLD = "lock", "new", "old"
+# Errors that say that a disk cannot take more.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Libraries report a full disk in words of their own.
+_FULL_IN_WORDS = re.compile(r"no space left|requested and \d+ written|disk quota exceeded", re.I)
 
 
 @contextmanager
@@ -23,8 +39,8 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` that takes its place when the block ends well.
 
     Whatever stops the block or the exchange (an exception, a full disk, Ctrl-C), ``path`` stays as
-    it was and the temporary folder is removed. A process that is killed between the two renames of
-    the exchange leaves what was there in a hidden folder ``.<name>.*`` beside ``path``.
+    it was and the temporary folder is removed. What a killed process left behind is removed, or put
+    back, the next time that ``path`` is written.
 
     Parameters
     ----------
@@ -37,25 +53,21 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ------
     OutputExistsError
         ``path`` exists and ``overwrite`` is False.
+    OutputFailedError
+        The disk is full.
     InputValueError
         ``path`` holds the working directory, which must not be replaced.
     """
     path = Path(path)
+    settle(path)
     check_free(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # On the same file system as the target, so that the last step is a rename.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    folder, aside = temporary / "new", temporary / "old"
-    try:
+    with disk_errors(path), _temporary(path) as temporary:
+        folder = temporary / _NEW
         folder.mkdir()
         yield folder
-        _sync(folder)
+        sync(folder)
         check_free(path, overwrite)
-        exchange(folder, path, aside)
-    finally:
-        # Should what was there be neither replaced nor put back, its only copy stays.
-        if path.exists() or not aside.exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+        exchange(folder, path, temporary / _OLD)
 
 
 @contextmanager
@@ -75,32 +87,128 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ------
     OutputExistsError
         ``path`` exists and ``overwrite`` is False.
+    OutputFailedError
+        The disk is full.
     InputValueError
         ``path`` is a folder.
     """
     path = Path(path)
+    settle(path)
     check_free(path, overwrite)
     if path.is_dir():
         msg = f"{path} is a folder; pass the name of a file"
         raise InputValueError(msg)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder, because a temporary file would keep rights of its own.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary / path.name
-        _sync(temporary)
+    with disk_errors(path), _temporary(path) as temporary:
+        # In a folder, because a temporary file would keep rights of its own.
+        folder = temporary / _NEW
+        folder.mkdir()
+        yield folder / path.name
+        sync(folder)
         check_free(path, overwrite)
-        (temporary / path.name).replace(path)
+        (folder / path.name).replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Give a folder beside ``path`` that is removed when the block ends.
+
+    Its lock is held as long as this process lives, so that others can tell it from a dead one's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        # On the same file system as the target, so that the last step is a rename.
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        lock = FileLock(temporary / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+            break
+        except (Timeout, FileNotFoundError):
+            continue  # another process took it for a dead one's before it had a lock
+    try:
+        yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Should what was there be neither replaced nor put back, its only copy stays.
+        if path.exists() or not (temporary / _OLD).exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+
+
+def settle(path: Path) -> None:
+    """Put back or remove what dead processes left beside ``path`` while they wrote it.
+
+    A folder that a living process holds, or that holds anything else, is left alone.
+    """
+    if not path.parent.is_dir():
+        return
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[a-z0-9_]{8}")
+    for temporary in [item for item in path.parent.iterdir() if pattern.fullmatch(item.name)]:
+        try:
+            _settle(temporary, path)
+        except OSError as error:  # not ours to touch, or gone meanwhile
+            logger.debug("%s was left alone (%s)", temporary, error)
+
+
+def _settle(temporary: Path, path: Path) -> None:
+    held = {item.name for item in temporary.iterdir()}
+    if not held:
+        temporary.rmdir()
+        return
+    if _LOCK not in held or not held <= {_LOCK, _NEW, _OLD}:
+        return
+    lock = FileLock(temporary / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, NotImplementedError):  # its owner lives, or this file system has no locks
+        return
+    try:
+        if _OLD in held and not path.exists():
+            (temporary / _OLD).rename(path)
+            logger.warning("put back %s, which a killed process had moved aside", path)
+        else:
+            logger.warning("removed %s, which a killed process had left", temporary)
+        shutil.rmtree(temporary)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Say of a full disk what was to be written, how much room there is, and what to do.
+
+    Raises
+    ------
+    OutputFailedError
+        The block met a full disk.
+    """
+    try:
+        yield
+    except OutputFailedError:
+        raise
+    # safetensors and h5py have errors of their own, so that the class does not tell.
+    except Exception as error:
+        full = getattr(error, "errno", None) in _FULL or _FULL_IN_WORDS.search(str(error))
+        if not full:
+            raise
+        place = next(folder for folder in [path.parent, *path.parent.parents] if folder.exists())
+        free = shutil.disk_usage(place).free
+        msg = (
+            f"{path} could not be written: no room is left where it lies ({free / 2**20:,.0f} MiB free, or a "
+            "quota is used up). What was there before is untouched. Free some space, or pass a path "
+            "on another disk"
+        )
+        raise OutputFailedError(msg) from error
 
 
 def exchange(new: Path, path: Path, aside: Path) -> None:
     """Move ``new`` to ``path``, and what was at ``path``, if anything, to ``aside``.
 
-    All three lie on one file system. When the second move fails or is interrupted, the first is
-    undone.
+    All three lie on one file system. Where the system can swap two names (Linux, macOS), there is
+    something at ``path`` at every instant. Elsewhere, when the second move fails or is interrupted, the
+    first is undone.
     """
+    if path.exists() and swap(new, path):
+        new.rename(aside)
+        return
     try:
         if path.exists():
             path.rename(aside)
@@ -108,6 +216,23 @@ def exchange(new: Path, path: Path, aside: Path) -> None:
     finally:
         if aside.exists() and not path.exists():
             aside.rename(path)
+
+
+def swap(one: Path, other: Path) -> bool:
+    """Let two files or folders change names in one step; False if the system cannot."""
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        at_working_directory, exchange_names = -100, 2
+        failed = library.renameat2(
+            at_working_directory, names[0], at_working_directory, names[1], exchange_names
+        )
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        swap_names = 2
+        failed = library.renamex_np(*names, swap_names)
+    else:
+        return False
+    return not failed
 
 
 def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> None:
@@ -152,7 +277,7 @@ def check_free(path: Path, overwrite: bool) -> None:
         raise InputValueError(msg)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Ask the disk to hold what was written, before it replaces what was there."""
     if os.name != "posix":  # elsewhere folders cannot be opened, nor files synced when read-only
         return
