@@ -125,19 +125,17 @@ def fingerprint_pixels(image: Image, level: int) -> NDArray[np.uint64]:
     pixels = level_array(image, level)
     height, width = level_shape(image, level)
     rows, columns, channels = (_odd_numbers(n, of) for n, of in ((height, 1), (width, 2), (3, 3)))
-    total = np.uint64(0)
-    top = 0
+    total, top = np.zeros((), np.uint64), 0
     for chunk_height in pixels.chunks[1]:
         left = 0
         for chunk_width in pixels.chunks[2]:
             # Channels may lie in chunks of their own.
             block = np.asarray(pixels[:, top : top + chunk_height, left : left + chunk_width])
             sums = block.astype(np.uint64) @ columns[left : left + chunk_width]  # [3, chunk_height]
-            with np.errstate(over="ignore"):
-                total += (sums @ rows[top : top + chunk_height]) @ channels
+            total += (sums @ rows[top : top + chunk_height]) @ channels
             left += chunk_width
         top += chunk_height
-    return np.array([height, width, total], np.uint64)
+    return np.array([height, width, total[()]], np.uint64)
 
 
 def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:
