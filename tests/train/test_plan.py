@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rankbygene.module import RankByGeneModule
-from rankbygene.train import RELEASED, RankByGenePlan
+from rankbygene.train import RELEASED, RankByGenePlan, momentum_schedule
 
 N_GENES = 4
 TERMS = {"contrast": "contrast", "ranking": "alpha", "distillation": "beta", "expression": "gamma"}
@@ -105,6 +106,59 @@ def test_the_momentum_decides_where_the_teacher_is(momentum: float, like: str) -
         assert torch.equal(theirs, other)
     buffers = zip(plan.module.teacher.buffers(), plan.module.student.buffers(), strict=True)
     assert all(torch.equal(theirs, ours) for theirs, ours in buffers)
+
+
+def kept_of_the_start(n_batches: int = 4, *, trainer: dict[str, Any], **settings: Any) -> float:
+    """Share of its start that the teacher keeps, by a student that stands still."""
+    plan = RankByGenePlan(make_module(), lr=0.0, gene_lr=0.0, weight_decay=0.0, **settings)
+    weight = plan.module.teacher.predictor.bias
+    start = weight.clone()
+    weight += 1
+    fit(plan, n_batches, **trainer)
+    return float((weight - start).mean())
+
+
+@pytest.mark.parametrize("every", ["step", "epoch"])
+@pytest.mark.parametrize("n_updates", [1, 2, 10, 20, 50])
+def test_nothing_is_left_of_the_start(n_updates: int, every: Literal["step", "epoch"]) -> None:
+    n_batches, epochs = (n_updates, 1) if every == "step" else (1, n_updates)
+    kept = kept_of_the_start(n_batches, trainer={"max_epochs": epochs}, ema_every=every)
+    assert kept == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("stop", [{"max_steps": 3}, {"max_steps": 7}, {"limit_train_batches": 1}])
+@pytest.mark.parametrize("every", ["step", "epoch"])
+def test_fits_that_end_before_their_epochs_forget_the_start_too(
+    stop: dict[str, int], every: Literal["step", "epoch"]
+) -> None:
+    settings = {"ema_every": every, "ema_correction": False}
+    n_steps = min(stop.get("max_steps", 99), 5 * stop.get("limit_train_batches", 4))
+    n_epochs = math.ceil(n_steps / stop.get("limit_train_batches", 4))
+    n_updates = n_steps if every == "step" else n_epochs
+    kept = kept_of_the_start(trainer={"max_epochs": 5, **stop}, **settings)
+    expected = math.prod(momentum_schedule(i, n_updates, 0.0) for i in range(n_updates))
+    assert kept == pytest.approx(expected, abs=1e-6)
+    assert kept_of_the_start(trainer={"max_epochs": 5, **stop}, ema_every=every) < 1e-6
+
+
+def test_the_released_average_keeps_what_its_momenta_say() -> None:
+    released = {name: value for name, value in RELEASED.items() if name.startswith("ema")}
+    kept = kept_of_the_start(1, trainer={"max_epochs": 20}, **released)
+    expected = math.prod(momentum_schedule(epoch, 20, 0.96) for epoch in range(20))
+    assert kept == pytest.approx(expected, rel=1e-5)
+    assert kept > 0.6
+
+
+def test_an_epoch_is_judged_with_the_teacher_that_it_made() -> None:
+    seen = []
+
+    class Look(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                seen.append(pl_module.n_updates)
+
+    fit(RankByGenePlan(make_module(), ema_every="epoch"), callbacks=[Look()])
+    assert seen == [1, 2]
 
 
 def test_a_batch_without_measured_genes_costs_nothing() -> None:

@@ -7,6 +7,8 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -25,6 +27,7 @@ from rankbygene.train import (
     update_teacher,
     weak_view,
 )
+from rankbygene.train._ema import StartlessAverage
 from rankbygene.train._plan import warmup_cosine
 
 N_GENES = 4
@@ -137,12 +140,28 @@ def test_momentum_schedule_and_average() -> None:
     assert torch.equal(teacher.running_mean, student.running_mean)
 
 
-@pytest.mark.parametrize("n", [300, 1000, 5000, 100_000])
+@pytest.mark.parametrize("n", [2, 3, 10, 20, 50, 199, 300, 1000, 5000, 100_000])
 def test_the_teacher_forgets_where_it_started(n: int) -> None:
     start = default_momentum(n)
-    assert 0.9 <= start <= 0.996
+    assert 0 <= start <= 0.996
     left = np.prod([momentum_schedule(step, n, start) for step in range(n)])
-    assert left < 1e-3
+    assert left <= min(np.exp(-10), np.exp(-(1 - start) * n / 2))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_the_corrected_average_is_that_of_what_the_updates_brought(momenta: list[float]) -> None:
+    weights = np.zeros(len(momenta))
+    for step, momentum in enumerate(momenta):
+        weights *= momentum
+        weights[step] = 1 - momentum
+    average, found = StartlessAverage(), 100.0
+    for step, momentum in enumerate(momenta):
+        share = average(momentum)
+        assert 0 <= share <= 1
+        found = share * found + (1 - share) * step
+    assert average.start_share == pytest.approx(np.prod(momenta))
+    if weights.sum() > 1e-6:
+        assert found == pytest.approx(weights @ np.arange(len(momenta)) / weights.sum(), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +20,12 @@ from rankbygene.nn.losses import (
     similarity,
 )
 from rankbygene.train._batch_plan import Batch, WholeBatch
-from rankbygene.train._ema import default_momentum, momentum_schedule, update_teacher
+from rankbygene.train._ema import (
+    StartlessAverage,
+    default_momentum,
+    momentum_schedule,
+    update_teacher,
+)
 from rankbygene.train._grad_cache import Tiles
 from rankbygene.train._spot_plan import SpotPlan, trained, warmup_cosine
 from rankbygene.train._views import Orientation, random_kept_view, strong_view, weak_view
@@ -39,6 +45,7 @@ RELEASED: dict[str, Any] = {
     "warmup": None,
     "ema_start": 0.96,
     "ema_every": "epoch",
+    "ema_correction": False,
 }
 
 
@@ -77,8 +84,12 @@ class RankByGenePlan(SpotPlan):
         Tiles that a process encodes at a time, so that large batches fit in little memory. None: its
         whole share of a batch.
     ema_start, ema_end, ema_every
-        Momentum of the teacher, from the first to the last ``"step"`` or ``"epoch"``. By default
-        it starts where :func:`~rankbygene.train.default_momentum` puts it.
+        Momentum of the teacher, from the first to the last ``"step"`` or ``"epoch"`` of the fit. By
+        default it starts where :func:`~rankbygene.train.default_momentum` puts it. An epoch's update
+        comes before its validation.
+    ema_correction
+        Average the weights that the student had after each update alone, and leave out those that it
+        started from. False keeps as much of the start as the momenta say.
     seed
         Of augmentation and of the sampling of triplets.
 
@@ -112,6 +123,7 @@ class RankByGenePlan(SpotPlan):
         ema_start: float | None = None,
         ema_end: float = 1.0,
         ema_every: Literal["step", "epoch"] = "step",
+        ema_correction: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__(
@@ -139,6 +151,7 @@ class RankByGenePlan(SpotPlan):
         self.detach_gene = detach_gene
         self.gene_lr = gene_lr
         self.ema_start, self.ema_end, self.ema_every = ema_start, ema_end, ema_every
+        self.average = StartlessAverage() if ema_correction else None
         self.n_updates = 0
 
     # ---- losses --------------------------------------------------------------------------------
@@ -247,30 +260,48 @@ class RankByGenePlan(SpotPlan):
         """Keep what a resumed fit needs beside the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["n_updates"] = self.n_updates
+        if self.average is not None:
+            checkpoint["start_share"] = self.average.start_share
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
         super().on_load_checkpoint(checkpoint)
         self.n_updates = checkpoint["n_updates"]
+        if self.average is not None:
+            self.average.start_share = checkpoint["start_share"]
 
     def on_train_start(self) -> None:
         """Note where the optimiser stands, which in a resumed fit is not at 0."""
-        self._last_step = self.global_step
+        self._last_step = self._last_move = self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Move the teacher after every optimiser step; accumulated batches are one step."""
-        if self.ema_every == "step" and self.global_step > self._last_step:
+        if self.ema_every == "epoch":
+            if self.trainer.is_last_batch:  # validation, which comes next, is to see it
+                self._move_teacher(self._n_epochs())
+        elif self.global_step > self._last_step:
             self._last_step = self.global_step
             self._move_teacher(int(self.trainer.estimated_stepping_batches))
 
     def on_train_epoch_end(self) -> None:
-        """Move the teacher after every epoch, if so asked."""
-        if self.ema_every == "epoch":
-            self._move_teacher(int(self.trainer.max_epochs or 1))
+        """Move the teacher after an epoch that the number of steps cut short, too."""
+        if self.ema_every == "epoch" and self.global_step > self._last_move:
+            self._move_teacher(self._n_epochs())
+
+    def _n_epochs(self) -> int:
+        """Epochs that the fit will have; a number of steps may end it before ``max_epochs``."""
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return math.ceil(self.trainer.estimated_stepping_batches / steps)
 
     def _move_teacher(self, n_updates: int) -> None:
+        self._last_move = self.global_step
         start = default_momentum(n_updates) if self.ema_start is None else self.ema_start
-        momentum = momentum_schedule(self.n_updates, n_updates, start, self.ema_end)
+        if self.average is None:
+            momentum = momentum_schedule(self.n_updates, n_updates, start, self.ema_end)
+        else:
+            # An only update is the first one of a schedule, not the last, which would not move.
+            schedule = momentum_schedule(self.n_updates, max(2, n_updates), start, self.ema_end)
+            momentum = self.average(schedule)
         update_teacher(self.module.teacher, self.module.student, momentum)
         self.n_updates += 1
 
