@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import rankbygene as rbg
-from rankbygene.data import ArrayBag, TableBag
+from rankbygene.data import ArrayBag, BagDataModule, TableBag
 from rankbygene.errors import (
     InputKeyError,
     InputTypeError,
@@ -372,6 +372,47 @@ def test_classes_weigh_as_asked(few: Any) -> None:
     assert own.class_weight == [3, 1]
     with pytest.raises(InputKeyError, match="no entry for \\['high'\\]"):
         SlideClassifier(few.slides, few.clinical, class_weight={"low": 1}, **QUICK)
+
+
+@pytest.mark.parametrize("weight", [{"low": 1, "hihg": 1, "high": 1}, {"low": -1, "high": 1}])
+def test_weights_of_no_class_or_no_sense_are_refused(few: Any, weight: dict[str, float]) -> None:
+    with pytest.raises((InputKeyError, InputValueError), match="class_weight"):
+        SlideClassifier(few.slides, few.clinical, class_weight=weight, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "shares"),
+    [
+        ("balanced", [1 / 3, 1 / 3, 1 / 3]),
+        (None, [0.75, 0.2, 0.05]),
+        ({"a": 1, "b": 2, "c": 4}, [0.75 / 1.35, 0.4 / 1.35, 0.2 / 1.35]),
+    ],
+)
+def test_what_a_class_pulls_in_an_epoch_is_its_weight(
+    class_weight: Any, shares: list[float]
+) -> None:
+    """Batches of 16 often lack the rare class; with equal outputs a row's gradient is its weight."""
+    labels = np.repeat(["a", "b", "c"], [60, 16, 4])
+    bags = [ArrayBag(f"S{i}", np.random.default_rng(i).normal(size=(2, 3))) for i in range(80)]
+    clinical = pd.DataFrame({"label": labels}, index=[bag.name for bag in bags])
+    options = {"patient_key": None, "validation_size": 0.0, **QUICK}
+    model = SlideClassifier(bags, clinical, class_weight=class_weight, **options)
+    batches = BagDataModule(
+        list(model._own_cohort().units.values()),
+        model._targets(model._own_cohort().outcomes),
+        train=np.arange(80),
+        batch_size=16,
+    ).train_dataloader()
+    pulled, loss = np.zeros(3), 0.0
+    for batch in batches:
+        outputs = torch.zeros(len(batch["label"]), 3, requires_grad=True)
+        value = model._objective(outputs, batch)
+        value.backward()
+        rows = outputs.grad.abs().sum(1).double()
+        pulled += np.bincount(batch["label"], weights=rows, minlength=3)
+        loss += float(value.detach()) / len(batches)
+    np.testing.assert_allclose(pulled / pulled.sum(), shares, rtol=1e-5)
+    assert loss == pytest.approx(np.log(3), rel=1e-5)
 
 
 def test_a_saved_model_says_what_it_is(few: Any, tmp_path: Any) -> None:

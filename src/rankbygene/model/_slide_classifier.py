@@ -48,7 +48,8 @@ class SlideClassifier(SlideModel):
     pooling, n_hidden, dropout
         See :class:`rankbygene.module.SlideModule`.
     class_weight
-        ``"balanced"``: every class weighs the same in the loss. Or ``{class: weight}``, or None.
+        ``"balanced"``: over the training patients (or slides) every class weighs the same in the loss,
+        whichever of them meet in a batch. Or ``{class: weight}``, or None.
     validation_size
         Share of the patients held out to choose the best epoch, balanced in the label.
     on_error
@@ -149,15 +150,33 @@ class SlideClassifier(SlideModel):
         if missing:
             msg = f"class_weight has no entry for {missing}; it has {list(asked)}"
             raise InputKeyError(msg)
-        return [float(asked[name]) for name in self.classes]
+        unknown = [name for name in asked if name not in self.classes]
+        if unknown:
+            msg = f"class_weight has entries for {unknown}; the classes are {self.classes}"
+            raise InputKeyError(msg)
+        weights = [float(asked[name]) for name in self.classes]
+        if not all(0 <= weight < np.inf for weight in weights) or not any(weights):
+            msg = f"class_weight is {dict(asked)}; pass finite weights that are not negative, nor all 0"
+            raise InputValueError(msg)
+        return weights
 
     def _targets(self, outcomes: pd.DataFrame) -> dict[str, NDArray[Any]]:
+        """Classes, and what each unit weighs: 1 on average over the training units.
+
+        A weighted mean over the classes of a batch would make up for the weights: a class weighs less
+        there the rarer it is.
+        """
         codes = pd.Categorical(outcomes["label"], categories=self.classes).codes
-        return {"label": np.array(codes, np.int64)}
+        weight = np.array(self.class_weight, np.float64)[codes]
+        training = self._label_of_unit(outcomes) == "train"
+        return {
+            "label": np.array(codes, np.int64),
+            "weight": (weight / weight[training].mean()).astype(np.float32),
+        }
 
     def _objective(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        weight = torch.tensor(self.class_weight, dtype=outputs.dtype, device=outputs.device)
-        return F.cross_entropy(outputs, batch["label"], weight)
+        loss = F.cross_entropy(outputs, batch["label"], reduction="none")
+        return (loss * batch["weight"]).mean()
 
     def _describe(self, outputs: pd.DataFrame) -> pd.DataFrame:
         """One column ``probability_<class>`` per class, and the most probable as ``prediction``."""
