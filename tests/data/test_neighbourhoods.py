@@ -94,6 +94,60 @@ def test_a_batch_holds_each_tile_of_a_patch_once_and_says_where_neighbours_are()
     assert len(seen) == len(loader) == 4
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    slides=st.lists(st.integers(1, 70), min_size=1, max_size=5),
+    batch_size=st.integers(1, 64),
+    patch_size=st.integers(1, 64),
+    seed=st.integers(0, 9),
+)
+def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, patch_size, seed) -> None:
+    n = sum(slides)
+    batch_size = min(batch_size, n)
+    patch_size = min(patch_size, batch_size)
+    rng = np.random.default_rng(seed)
+    expression = ExpressionBank(
+        values=np.zeros((n, 1), np.float32),
+        measured=np.ones((len(slides), 1), bool),
+        slide_of_row=np.repeat(np.arange(len(slides)), slides),
+        genes=("a",),
+        slides=tuple(map(str, slides)),
+    )
+    half = {"train": np.arange(n - n // 3), "validation": np.arange(n - n // 3, n)}
+    for split in ({"train": np.arange(n)}, half):
+        if len(split["train"]) < batch_size:
+            continue
+        module = NeighbourhoodDataModule(
+            np.zeros((n, 3, 1, 1), np.uint8),
+            expression,
+            split,
+            [rng.normal(size=(size, 2)) for size in slides],
+            batch_size=batch_size,
+            patch_size=patch_size,
+            seed=seed,
+            drop_last=True,
+        )
+        seen = []
+        for batch in (loader := module.train_dataloader()):
+            places = batch["neighbours"].numpy()
+            assert len(places) == batch_size
+            assert max(np.bincount(batch["patch"][places[:, 0]])) <= patch_size
+            seen.extend(batch["spot"].numpy()[places[:, 0]])
+        assert len(seen) == len(set(seen)) == len(loader) * batch_size
+        assert len(split["train"]) - len(seen) < batch_size
+        batches = [b["spot"][b["neighbours"][:, 0]].tolist() for b in module.val_dataloader()]
+        assert sorted(sum(batches, [])) == split.get("validation", np.arange(0)).tolist()
+        sizes = list(map(len, batches)) or [0]
+        assert max(sizes) <= batch_size
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_spots_of_many_small_slides_fill_the_batch() -> None:
+    """Slides of 33 spots gave batches of 33, patches of 33 spots batches of 30."""
+    module = make({"train": np.arange(196 - 33, N)}, batch_size=36, patch_size=33)
+    assert [len(b["neighbours"]) for b in module.train_dataloader()] == [36, 2]
+
+
 def test_epochs_differ_and_a_seed_repeats_them() -> None:
     def epochs(seed):
         module = make(seed=seed)

@@ -47,8 +47,8 @@ class NeighbourhoodDataModule(SpatialDataModule):
     that a tile was read for.
 
     Neighbours on the other side of a split are missing: neither their image nor their expression
-    enters. Patches are cut anew in every epoch, along other lines. Every training spot is seen
-    once in an epoch.
+    enters. Patches are cut anew in every epoch, along other lines, and put together until a batch
+    has as many spots as asked; where none fits in the rest of a batch, one is cut in two.
 
     Parameters
     ----------
@@ -61,8 +61,11 @@ class NeighbourhoodDataModule(SpatialDataModule):
     batch_size
         Spots in a batch, over all devices, not counting the margins.
     patch_size
-        Spots in a patch. Larger ones share more tiles; smaller ones make the spots of a batch less
+        Spots in a patch at most. Larger ones share more tiles; smaller ones make the spots of a batch less
         alike. Devices share a batch by whole patches.
+    drop_last
+        Whether spots of an incomplete last batch sit out an epoch of training, others in each. By
+        default every training spot is seen once in an epoch, and the last batch may be smaller.
 
     Raises
     ------
@@ -82,8 +85,11 @@ class NeighbourhoodDataModule(SpatialDataModule):
         batch_size: int = 64,
         patch_size: int = 32,
         seed: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(bank, expression, split, batch_size=batch_size, seed=seed)
+        super().__init__(
+            bank, expression, split, batch_size=batch_size, seed=seed, drop_last=drop_last
+        )
         if sum(map(len, centers)) != len(bank):
             msg = f"there are {sum(map(len, centers))} centres but {len(bank)} tiles; both need one per spot"
             raise InputValueError(msg)
@@ -96,17 +102,20 @@ class NeighbourhoodDataModule(SpatialDataModule):
         neighbours = _within_parts(_neighbours_of_all(centers, n), parts)
         self._batches = _HoodBatches(RowBatches(bank, expression), neighbours)
         self._train_sampler = _PatchBatches(
-            self._by_slide(self.train_idx), patch_size, batch_size // patch_size, seed
+            self._by_slide(self.train_idx), patch_size, batch_size, seed, drop_last
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all validation spots, always in the same batches; none without a validation split."""
         if not self.n_val:
             return []
-        patches = _cut(self._by_slide(self.val_idx), self.patch_size)
-        rng = np.random.default_rng(self.seed)
-        batches = _group(patches, rng.permutation(len(patches)), self.batch_size // self.patch_size)
-        return self._loader(shared(FixedBatches(batches), self.trainer))
+        n_batches = -(-self.n_val // self.batch_size)
+        batches = _filled(
+            _cut(self._by_slide(self.val_idx), self.patch_size),
+            np.random.default_rng(self.seed),
+            [len(part) for part in np.array_split(self.val_idx, n_batches)],
+        )
+        return self._loader(shared(FixedBatches(list(batches)), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""
@@ -144,26 +153,30 @@ def compact_patches(
     -------
     Rows of ``points`` per group; each row is in one group.
     """
-    if rng is not None:
-        angle = rng.uniform(-_TILT, _TILT)
-        points = points @ np.array(
-            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        )
+    points = points if rng is None else _tilted(points, rng)
     return _halve(np.arange(len(points)), points, -(-len(points) // size))
 
 
+def _tilted(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    angle = rng.uniform(-_TILT, _TILT)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    tilted: NDArray[np.float64] = points @ turn
+    return tilted
+
+
 def _halve(
-    rows: NDArray[np.intp], points: NDArray[np.float64], n_groups: int
+    rows: NDArray[np.intp], points: NDArray[np.float64], n_groups: int, size: int | None = None
 ) -> list[NDArray[np.intp]]:
-    if n_groups <= 1:
-        return [rows]
-    axis = np.ptp(points[rows], axis=0).argmax()
+    """Halve until there are so many groups, nearly equal, or of ``size`` but the last."""
+    axis = np.ptp(points[rows], axis=0).argmax() if len(rows) else 0
     ordered = rows[np.argsort(points[rows, axis], kind="stable")]
+    if n_groups <= 1:
+        return [rows if size is None else ordered]
     first = n_groups // 2
-    cut = round(len(rows) * first / n_groups)
+    cut = round(len(rows) * first / n_groups) if size is None else first * size
     return [
-        *_halve(ordered[:cut], points, first),
-        *_halve(ordered[cut:], points, n_groups - first),
+        *_halve(ordered[:cut], points, first, size),
+        *_halve(ordered[cut:], points, n_groups - first, size),
     ]
 
 
@@ -200,22 +213,24 @@ class _PatchBatches(Sampler["list[NDArray[np.intp]]"]):
         self,
         slides: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
         patch_size: int,
-        per_batch: int,
+        batch_size: int,
         seed: int,
+        drop_last: bool,
     ) -> None:
         self._slides = slides
-        self._patch_size, self._per_batch, self._seed = patch_size, per_batch, seed
-        self._n_patches = sum(-(-len(rows) // patch_size) for rows, _ in slides)
+        self._patch_size, self._seed = patch_size, seed
+        n_full, rest = divmod(sum(len(rows) for rows, _ in slides), batch_size)
+        self._sizes = [batch_size] * n_full + ([rest] if rest and not drop_last else [])
         self._epoch = 0
 
     def __len__(self) -> int:
-        return -(-self._n_patches // self._per_batch)
+        return len(self._sizes)
 
     def __iter__(self) -> Iterator[list[NDArray[np.intp]]]:
         rng = np.random.default_rng([self._seed, self._epoch])
         self._epoch += 1
         patches = _cut(self._slides, self._patch_size, rng)
-        yield from _group(patches, rng.permutation(len(patches)), self._per_batch)
+        yield from _filled(patches, rng, self._sizes)
 
 
 def _cut(
@@ -223,17 +238,35 @@ def _cut(
     size: int,
     rng: np.random.Generator | None = None,
 ) -> list[NDArray[np.intp]]:
-    return [
-        rows[group] for rows, centers in slides for group in compact_patches(centers, size, rng)
-    ]
+    """Cut slides into patches of ``size`` and a smaller one each, as ``compact_patches`` does.
+
+    Rows of a patch that follow each other lie side by side, so that a part of it is compact too.
+    """
+    patches: list[NDArray[np.intp]] = []
+    for rows, centers in slides:
+        # Turned about, so that the smaller one is at another corner each time.
+        points = centers if rng is None else _tilted(centers, rng) * rng.choice((-1, 1), 2)
+        groups = _halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
+        patches.extend(rows[group] for group in groups)
+    return patches
 
 
-def _group(
-    patches: Sequence[NDArray[np.intp]], order: NDArray[np.intp], per_batch: int
-) -> list[list[NDArray[np.intp]]]:
-    """Spread patches over batches as evenly as their number allows."""
-    n_batches = -(-len(patches) // per_batch)
-    return [[patches[i] for i in batch] for batch in np.array_split(order, n_batches)]
+def _filled(
+    patches: Sequence[NDArray[np.intp]], rng: np.random.Generator, sizes: Sequence[int]
+) -> Iterator[list[NDArray[np.intp]]]:
+    """Fill batches of so many spots with patches in random order, cutting as few as possible."""
+    waiting = [patches[i] for i in rng.permutation(len(patches))]
+    for missing in sizes:
+        batch: list[NDArray[np.intp]] = []
+        while missing:
+            fits = next((i for i, patch in enumerate(waiting) if len(patch) <= missing), None)
+            patch = waiting.pop(0 if fits is None else fits)
+            if fits is None:  # what is left of it waits for a gap of its size
+                waiting.append(patch[missing:])
+                patch = patch[:missing]
+            batch.append(patch)
+            missing -= len(patch)
+        yield batch
 
 
 def _neighbours_of_all(centers: Sequence[NDArray[np.float64]], n: int) -> NDArray[np.intp]:

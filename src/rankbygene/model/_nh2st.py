@@ -213,6 +213,7 @@ class NH2ST(BaseSpatialModel):
             [frame.centers_um for frame in self.training_frames.values()],
             n=self._n if looks_around else 1,
             seed=self.seed,
+            drop_last=True,
             **batches,
         )
 
@@ -242,7 +243,7 @@ class NH2ST(BaseSpatialModel):
         max_epochs
             By default as many as show about 50,000 tiles, between 10 and 100.
         batch_size
-            Spots per step, over all devices. The contrasts see exactly this many, or a few less.
+            Spots per step, over all devices. The contrasts see exactly this many.
             More spots are harder to tell apart, so that the size changes what is learnt, and not
             only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
         patch_size

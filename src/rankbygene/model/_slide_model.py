@@ -156,7 +156,8 @@ class SlideModel(SlideFilesMixin):
             Passes over the patients (or slides). By default as many as show about 8,000 of them,
             between 20 and 100.
         batch_size
-            Patients (or slides) per step. Cox's loss compares those of one step.
+            Patients (or slides) per step at most: batches of nearly equal size hold all of them. Cox's
+            loss compares those of one step.
         max_tiles
             Tiles of a bag in a step, drawn anew in every epoch where it has more. At most
             ``batch_size * max_tiles`` tiles are in memory.

@@ -115,8 +115,8 @@ def _train_epoch(
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+        losses.append(loss.detach() * (len(batch) / len(rows)))
+    return float(torch.stack(losses).sum())
 
 
 @torch.no_grad()
