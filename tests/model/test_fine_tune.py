@@ -112,6 +112,27 @@ def test_frozen_statistics_stay_and_others_move(slides: Any) -> None:
     assert all(training == is_trained("last_n", name) for name, training in norms.items())
 
 
+@pytest.mark.parametrize("choice", ["full", "lora"])
+def test_a_second_model_starts_from_the_module_that_was_handed_in(
+    choice: Any, make_slides: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Training in place made the second model start from the first one's weights."""
+    slides = make_slides(2)
+    own = rbg.nn.build_backbone("test_vit", pretrained=False, tile_px=32)[0].network
+    before, names = state(own), [name for name, _ in own.named_modules()]
+    models = [make(slides, backbone=own, fine_tune=choice) for _ in range(2)]
+    for model in models:
+        model.train(max_epochs=1, **TRAIN)
+    assert [name for name, _ in own.named_modules()] == names
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    assert all(weight.requires_grad for weight in own.parameters())
+    first, second = (model.module.state_dict() for model in models)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    models[0].save(tmp_path / "m")
+    rbg.model.load(tmp_path / "m", backbone=own)
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+
+
 @pytest.mark.parametrize("method", ["rankbygene", "nh2st"])
 def test_kept_features_are_those_of_the_tiles(
     method: str, make_slides: Callable[..., Any], monkeypatch: Any

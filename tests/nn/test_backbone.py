@@ -170,3 +170,23 @@ def test_own_modules_may_give_vectors_maps_or_tokens(shape: tuple[int, ...]) -> 
     network, spec = build_backbone(Shaped(shape), tile_px=16)
     assert (spec.name, spec.n_features) == ("custom", 5)
     assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_a_module_of_the_users_own_is_copied_or_refused() -> None:
+    own = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4).eval(), torch.nn.AdaptiveAvgPool2d(1)
+    )
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    network, spec = build_backbone(own, tile_px=8)
+    assert [part.training for part in own] == [True, False, True]
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 1
+    network.train()(torch.rand(4, 3, 8, 8))
+    network.requires_grad_(False)
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    assert all(weight.requires_grad for weight in own.parameters())
+    assert build_backbone(own, tile_px=8)[1] == spec
+    own.last = own(torch.rand(1, 3, 8, 8))
+    with pytest.raises(BackboneError, match=r"Sequential cannot be copied.*copy\.deepcopy"):
+        build_backbone(own, tile_px=8)

@@ -63,7 +63,8 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         :meth:`setup_spatialdata`.
     backbone
         Image encoder: a timm name, an ``hf-hub:`` id, a named pathology encoder
-        (``rankbygene.nn.PATHOLOGY_BACKBONES``) or a module that maps ``[B, 3, H, W]`` to features.
+        (``rankbygene.nn.PATHOLOGY_BACKBONES``) or a module that maps ``[B, 3, H, W]`` to features, of
+        which a copy is trained.
     pretrained
         Load the encoder's published weights. False starts from random weights and works offline.
     weights

@@ -42,7 +42,7 @@ class PretrainedBackbone:
     ----------
     network
         The encoder alone, evaluating, on the CPU: what :meth:`save` writes. A model takes it as
-        ``backbone=`` and trains it in place. A named pathology encoder goes by its file, which
+        ``backbone=`` and trains a copy of it. A named pathology encoder goes by its file, which
         alone keeps its pooling and channel statistics.
     spec
         What the encoder is and expects, and the weights it started from.
@@ -137,7 +137,7 @@ def pretrain(
     sdatas
         One SpatialData object, or a list or dict ``{slide: object}``. They are not changed.
     backbone, pretrained, weights
-        Where to start, see :func:`rankbygene.nn.build_backbone`; a module is trained in place.
+        Where to start, see :func:`rankbygene.nn.build_backbone`; of a module a copy is trained.
     image_key
         H&E image, or ``{slide: image}``. By default the finest RGB image of each slide.
     um_per_px

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ def build_backbone(
     ----------
     backbone
         A name in ``PATHOLOGY_BACKBONES``, a timm model name, an ``hf-hub:`` id, or a module that
-        maps ``[B, 3, H, W]`` to vectors, maps ``[B, C, H, W]`` or tokens ``[B, T, C]``.
+        maps ``[B, 3, H, W]`` to vectors, maps ``[B, C, H, W]`` or tokens ``[B, T, C]``. Of a module a
+        copy is taken: yours stays as it is, whatever is trained.
     pretrained
         Load published weights. The default backbone's are Apache-2.0 and not gated. Of the
         pathology encoders, ``"h-optimus-0"`` (Apache-2.0, 1.1 billion parameters) and, for
@@ -160,7 +162,8 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        The name is unknown, or weights cannot be had (offline, gated, missing or unfit file).
+        The name is unknown, or weights cannot be had (offline, gated, missing or unfit file); or a
+        module cannot be copied.
     InputValueError
         ``tile_px`` is no multiple of the patch size, ``weights`` came with a module, or a module
         gives something other than vectors, maps or tokens.
@@ -171,7 +174,7 @@ def build_backbone(
                 "`weights` goes with a backbone's name; load them into the module before passing it"
             )
             raise InputValueError(msg)
-        network, card, name, pretrained = PooledBackbone(backbone), None, CUSTOM, False
+        network, card, name, pretrained = PooledBackbone(_copied(backbone)), None, CUSTOM, False
     else:
         name, card = backbone, PATHOLOGY_BACKBONES.get(backbone)
         pretrained = pretrained and weights is None
@@ -182,6 +185,20 @@ def build_backbone(
     if tile_px is not None:
         _check_patches(network.network, tile_px)
     return network, _describe(network, name, card, pretrained, weights, tile_px)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """Copy a module of the user's, from which the next model must start as this one did."""
+    try:
+        return copy.deepcopy(module)
+    # Whatever its attributes raise: tensors with a history, locks, open files.
+    except Exception as error:
+        msg = (
+            f"the module {type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and "
+            "it would be changed by training. Keep results of computations, locks and open files out of its "
+            "attributes, so that copy.deepcopy(module) works"
+        )
+        raise BackboneError(msg) from error
 
 
 def _create(

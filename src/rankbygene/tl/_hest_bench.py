@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -130,29 +129,28 @@ def hest_bench(
     bench = read_bench(Path(path), names, drop_unmatched=variant == "corrected")
     _warn_unmatched(bench)
     mode = precision or default_precision(place)
-    with _left_as_found(encoder):
-        with forked_rng(seed):
-            network, spec = build_backbone(
-                encoder, pretrained=pretrained, weights=weights, tile_px=PATCH_PX
-            )
-        mean, std = pixel_stats or (spec.mean, spec.std)
-        forward = _forward(
-            network.to(place).eval(), _channels(mean, place), _channels(std, place), baselines
+    with forked_rng(seed):
+        network, spec = build_backbone(
+            encoder, pretrained=pretrained, weights=weights, tile_px=PATCH_PX
         )
+    mean, std = pixel_stats or (spec.mean, spec.std)
+    forward = _forward(
+        network.to(place).eval(), _channels(mean, place), _channels(std, place), baselines
+    )
 
-        def describe(sample: BenchSample) -> Features:
-            values = run_over_tiles(
-                forward,
-                patch_blocks(sample, batch_size),
-                len(sample.rows),
-                device=place,
-                batch_size=batch_size,
-                precision=mode,
-            )
-            _check_finite(values[ENCODER], sample)
-            return values
+    def describe(sample: BenchSample) -> Features:
+        values = run_over_tiles(
+            forward,
+            patch_blocks(sample, batch_size),
+            len(sample.rows),
+            device=place,
+            batch_size=batch_size,
+            precision=mode,
+        )
+        _check_finite(values[ENCODER], sample)
+        return values
 
-        tables = [score_task(task, describe, baselines, seed) for task in bench.values()]
+    tables = [score_task(task, describe, baselines, seed) for task in bench.values()]
     per_gene = pd.concat(tables, ignore_index=True)
     if variant == "corrected":
         _warn_undefined(per_gene)
@@ -207,22 +205,6 @@ def _forward(
         return features
 
     return forward
-
-
-@contextmanager
-def _left_as_found(encoder: str | torch.nn.Module) -> Iterator[None]:
-    """Give a module of the user's own back on its device and in its modes."""
-    if isinstance(encoder, str):
-        yield
-        return
-    modes = [(module, module.training) for module in encoder.modules()]
-    home = next(encoder.parameters(), torch.empty(0)).device
-    try:
-        yield
-    finally:
-        encoder.to(home)
-        for module, training in modes:
-            module.training = training
 
 
 def _check_finite(features: NDArray[np.float32], sample: BenchSample) -> None:

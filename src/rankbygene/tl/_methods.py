@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -107,8 +106,7 @@ class ModelMethod:
     def _fit(self, train: TrainingData) -> BaseSpatialModel:
         image = train.image
         settings: dict[str, Any] = {
-            # A network of the user's would go on training from fold to fold.
-            "backbone": copy.deepcopy(image.backbone),
+            "backbone": image.backbone,
             "pretrained": image.pretrained,
             "weights": image.weights,
             "tile_um": image.tile_um,
