@@ -63,6 +63,7 @@ def test_version_is_the_metadata_version() -> None:
         ("TrainingError", RuntimeError),
         ("NotTrainedError", RuntimeError),
         ("OutputExistsError", FileExistsError),
+        ("OutputFailedError", OSError),
     ],
 )
 def test_errors_are_one_family_and_a_builtin_each(error: str, builtin: type[Exception]) -> None:

@@ -85,6 +85,12 @@ Baselines = Annotated[str, typer.Option(help="Baselines to score beside it, or '
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DemoOut = Annotated[Path, typer.Option(help="Folder to write.")]
 
+StoreToRepair = Annotated[
+    Path,
+    typer.Argument(metavar="STORE", exists=True, file_okay=False, help="SpatialData store."),
+]
+Apply = Annotated[bool, typer.Option("--apply", help="Mend what is found; by default it is said.")]
+
 BenchFolder = Annotated[
     Path,
     typer.Argument(

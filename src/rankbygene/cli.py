@@ -300,6 +300,19 @@ def hest_bench(
 
 
 @app.command()
+def repair(store: opt.StoreToRepair, apply: opt.Apply = False) -> None:
+    """Find what an interrupted write of results did to a store, and mend it with --apply."""
+    with _step():
+        found = rankbygene.io.repair_store(store, apply=apply)
+    for finding in found:
+        typer.echo(f"{'done' if apply and finding.remedy else 'found'}: {finding}")
+    if not found:
+        typer.echo(f"{store} is in order")
+    elif not apply:
+        typer.echo("nothing was changed; mend it with --apply")
+
+
+@app.command()
 def demo(
     out: opt.DemoOut = Path("rankbygene-demo"),
     seed: opt.Seed = 0,
@@ -354,6 +367,12 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
 
 def _read_slide(path: Path) -> SpatialData:
     from spatialdata import read_zarr
+
+    from rankbygene.io._update import is_interrupted
+
+    if is_interrupted(path):
+        text = f"{path}: a write of results was interrupted; finish it with `rankbygene repair {path} --apply`"
+        typer.echo(text, err=True)
 
     # What a folder that is no store raises depends on which part of it is missing.
     try:

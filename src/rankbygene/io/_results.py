@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata.io
@@ -9,6 +10,7 @@ import zarr
 
 from rankbygene._keys import Keys
 from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.io._update import Element, replace_elements
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,9 +23,10 @@ def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "r
     """Add a model's results to the store that ``sdata`` came from.
 
     Only the keys that :meth:`~rankbygene.model.RankByGene.annotate` adds are written. Counts,
-    images and everything else on disk keep their bytes. Each key is written by itself: an
-    interruption can leave out some of these keys, and calling again completes them. To get a
-    new store instead, use ``sdata.write(path)``.
+    images and everything else on disk keep their bytes. The store can be read at every instant, and
+    holds the old results or the new ones, never some of both; what an interruption left half done is
+    finished by the next call, or by :func:`repair_store`. To get a new store instead, use
+    ``sdata.write(path)``.
 
     Parameters
     ----------
@@ -40,6 +43,8 @@ def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "r
         There is no such table, or it holds no results, or only some of them, under ``key``.
     InputValueError
         The object has no store, or the table on disk has other spots or genes, or another order.
+    OutputFailedError
+        The disk is full.
     """
     if not sdata.is_backed() or sdata.path is None:
         msg = "this object has no store on disk; write one with `sdata.write(path)`"
@@ -59,17 +64,11 @@ def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "r
         raise InputValueError(msg) from error
     for axis in ("obs", "var"):
         _check_same_names(group, table, axis, table_key)
-    results = _results(table, keys)
-    # Its presence on disk says that the others are complete and belong together.
-    if keys.params in group["uns"]:
-        del group[f"uns/{keys.params}"]
-    for slot, name, value in results:
-        _write_element(group[slot], name, value)
-    sdata.write_consolidated_metadata()
+    replace_elements(Path(sdata.path), group.path, _results(table, keys))
 
 
-def _results(table: AnnData, keys: Keys) -> list[tuple[str, str, Any]]:
-    """List slot, name and value of every result, provenance last."""
+def _results(table: AnnData, keys: Keys) -> list[tuple[Element, Any]]:
+    """List place and value of every result, provenance last: it says that the others are complete."""
     names = [
         ("obsm", keys.latent),
         ("layers", keys.expression),
@@ -84,7 +83,10 @@ def _results(table: AnnData, keys: Keys) -> list[tuple[str, str, Any]]:
         raise InputKeyError(msg)
     # A column is written as its array; obs and var themselves are never written again.
     return [
-        (slot, name, value.array if slot == "obs" else value.to_numpy() if slot == "var" else value)
+        (
+            Element(slot, name),
+            value.array if slot == "obs" else value.to_numpy() if slot == "var" else value,
+        )
         for slot, name in names
         for value in [getattr(table, slot)[name]]
     ]
@@ -101,19 +103,3 @@ def _check_same_names(group: Any, table: AnnData, axis: str, table_key: str) -> 
             "Use `sdata.write(new_path)`."
         )
         raise InputValueError(msg)
-
-
-def _write_element(parent: Any, name: str, value: Any) -> None:
-    """Write one element, a column being listed only while it is whole.
-
-    A table whose ``column-order`` names a missing array cannot be read any more, so an interruption
-    may leave a column that is not listed, and never the other way round.
-    """
-    if "column-order" not in parent.attrs:
-        anndata.io.write_elem(parent, name, value)
-        return
-    order = [str(column) for column in parent.attrs["column-order"]]
-    if name in order:
-        parent.attrs["column-order"] = [column for column in order if column != name]
-    anndata.io.write_elem(parent, name, value)
-    parent.attrs["column-order"] = order if name in order else [*order, name]
