@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import rankbygene as rbg
+from rankbygene.errors import InputValueError
 from rankbygene.nn import N_STATISTICS
 from rankbygene.train import fit_statistics
 
@@ -53,3 +56,8 @@ def test_the_prediction_is_the_mean_of_network_and_statistics(
     both.save(tmp_path / "model")
     again = rbg.model.RankByGene.load(tmp_path / "model").get_normalized_expression(new)
     np.testing.assert_array_equal(again.to_numpy(), mixed)
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    del record["statistics"]  # as the first models had it
+    (tmp_path / "model" / "model.json").write_text(json.dumps(record))
+    with pytest.raises(InputValueError, match="statistics=True by a version"):
+        rbg.model.load(tmp_path / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,7 @@ from rankbygene.model._record import model_record
 from rankbygene.model._setup import recall_setup
 from rankbygene.model._state import ModelState, spot_ids
 from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
+from rankbygene.nn._statistics import STATISTICS_VERSION
 from rankbygene.pp import check_panel
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class FilesMixin(ModelState):
         """
         folder = Path(dir_path)
         record = read_record(folder, cls.__name__)
+        _check_statistics(record)
         tensors = read_tensors(folder, record)
         model = cls.__new__(cls)
         model._restore(record, tensors, backbone)
@@ -181,6 +184,17 @@ class FilesMixin(ModelState):
             )
         )
         self._use(frames, split)
+
+
+def _check_statistics(record: Mapping[str, Any]) -> None:
+    """Refuse weights that were fitted on statistics of tiles as an earlier version had them."""
+    if record["module"].get("statistics") and record.get("statistics") != STATISTICS_VERSION:
+        msg = (
+            "this model was saved with statistics=True by a version that describes tiles in another way, "
+            "so that its predictions would be wrong here; load it with that version "
+            f"({record['versions']['rankbygene']}), or train it again"
+        )
+        raise InputValueError(msg)
 
 
 def _json_numbers(values: pd.Series[float]) -> list[float | None]:
