@@ -58,6 +58,18 @@ def test_what_cannot_be_dealt_out_is_refused() -> None:
         patient_folds(table, label_key="label", time_key="time", event_key="event")
     with pytest.raises(InputKeyError, match="'stage'"):
         patient_folds(table, label_key="stage")
+    holed = table.assign(patient=table["patient"].where(np.arange(len(table)) != 3))
+    with pytest.raises(InputValueError, match="1 of .* rows of the clinical table lack one of"):
+        patient_folds(holed, label_key="label")
+
+
+def test_numbers_of_patients_are_one_name_each() -> None:
+    table = clinical(30, 0)
+    codes = pd.factorize(table["patient"])[0]
+    folds = patient_folds(table.assign(patient=codes), label_key="label")
+    floats = patient_folds(table.assign(patient=codes.astype(float)), label_key="label")
+    pd.testing.assert_series_equal(folds, floats)
+    assert set(folds.index) == {str(code) for code in codes}
 
 
 def test_patients_are_held_out_from_every_stratum() -> None:

@@ -136,6 +136,15 @@ def test_bcnb_labels_and_split(tmp_path: Path) -> None:
         rbg.datasets.bcnb_labels(tmp_path)
 
 
+def test_bcnb_ids_are_whole_numbers_where_a_row_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    BCNB.astype({"Patient ID": float}).to_csv(path, index=False)
+    assert list(rbg.datasets.bcnb_labels(path).index) == ["1", "2", "3", "10"]
+    BCNB.assign(**{"Patient ID": [1, 2, None, 10]}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="1 of 4 patients in .* are missing"):
+        rbg.datasets.bcnb_labels(path)
+
+
 def test_a_bcnb_table_of_another_form_is_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     BCNB.to_csv(path, index=False)

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import rankbygene as rbg
 from rankbygene.data import SpatialSetup, TileReader, lattice_kind, resolve_slides
+from rankbygene.datasets._real import _clusters
+from rankbygene.errors import InputValueError
 
 SETUP = SpatialSetup(patient_key="patient")
 
@@ -20,8 +23,14 @@ def test_her2st_section(real_data: Path) -> None:
     assert frame.um_per_unit == pytest.approx(0.687, rel=0.01)
     assert lattice_kind(frame) == "grid8"
     obs = frame.table.obs
-    assert 0.9 < obs["cluster"].notna().mean() <= 1
+    assert obs["cluster"].notna().sum() == 179
     assert obs["cluster"].nunique() > 2
+    published = pd.read_csv(
+        real_data / "her2st/ST-cluster/C3-cluster-annotation.tsv.gz", sep="\t", index_col=0
+    ).set_index(["x", "y"])["label"]
+    places = zip(obs["array_col"], obs["array_row"], strict=True)
+    expected = [published.get(place) for place in places]
+    assert [None if pd.isna(c) else int(c) for c in obs["cluster"]] == expected
     # Spots lie on tissue, which is darker than the glass around it.
     tiles = TileReader(frame, tile_um=100, tile_px=32).read()
     assert np.median(tiles.mean((1, 2, 3))) < 225
@@ -64,3 +73,19 @@ def test_where_the_data_is_published_is_said(monkeypatch: Any, tmp_path: Path) -
         rbg.datasets.olfactory_bulb(tmp_path / "missing")
     with pytest.raises(KeyError, match="has sections"):
         rbg.datasets.her2st(tmp_path)
+
+
+def test_clusters_are_joined_by_place_and_not_by_its_text(tmp_path: Path) -> None:
+    spots = pd.DataFrame({"pixel_x": [6701.0, 12.3, 500.0], "pixel_y": [10.25, 40.0, 7e5]})
+    path = tmp_path / "S-cluster-annotation.tsv"
+    path.write_text("\tlabel\n12.30x40\t10\n6701x10.250\t2\n")
+    found = _clusters(path, spots)
+    assert [None if pd.isna(name) else name for name in found] == ["2", "10", None]
+    assert list(found.categories) == ["2", "10"]
+    for text, match in (
+        ("\tlabel\n12.3x90\t1\n6701x10.25\t2\n", "1 of its 2 labels lie at one of the 3 spots"),
+        ("\tlabel\n12.3\t1\n", "rows must be named"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputValueError, match=match):
+            _clusters(path, spots)

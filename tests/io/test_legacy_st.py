@@ -57,6 +57,25 @@ def test_spots_counts_and_image_meet(files: dict[str, Path]) -> None:
     np.testing.assert_array_equal(frame.table.X.toarray(), raw.loc[list(frame.obs_names)])
 
 
+def test_places_are_joined_as_numbers(files: dict[str, Path]) -> None:
+    plain = read_legacy_st(**files, scale_factors=None)["table"]
+    counts = pd.read_csv(files["counts"], sep="\t", index_col=0)
+    counts.index = [name.replace("x", ".0x") + ".00" for name in counts.index]
+    counts.to_csv(files["counts"], sep="\t")
+    table = read_legacy_st(**files, scale_factors=None)["table"]
+    assert list(table.obs_names[:2]) == list(counts.index[:2])
+    np.testing.assert_array_equal(table.X.toarray(), plain.X.toarray())
+    columns = ["array_row", "array_col"]
+    np.testing.assert_array_equal(table.obs[columns], plain.obs[columns])
+    # ids that have become floats, because one was missing in the other table
+    spots = pd.read_csv(files["spots"], sep="\t").assign(id=np.arange(20) + 100)
+    spots.astype({"id": float}).to_csv(files["spots"], sep="\t", index=False)
+    counts.set_axis(np.arange(len(counts)) + 100, axis=0).to_csv(files["counts"], sep="\t")
+    numbered = read_legacy_st(**files, spot_id="id", scale_factors=None)["table"]
+    kept = spots.loc[spots["selected"] == 1, "id"]
+    assert set(numbered.obs_names) == set(kept[kept < 100 + len(counts)].astype(str))
+
+
 def test_bad_files_are_named(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(KeyError, match=r"spots\.tsv has no column \['layer'\]"):
         read_legacy_st(**files, obs_columns=["layer"])

@@ -305,7 +305,7 @@ def test_clinical_tables_are_joined_by_slide(few: Any) -> None:
         model.cohort.clinical["patient"], few.clinical["patient"], check_names=False
     )
     pd.testing.assert_series_equal(
-        model.cohort.clinical["label"], few.clinical["label"], check_names=False
+        model.cohort.clinical["label"].astype(object), few.clinical["label"], check_names=False
     )
 
 
@@ -466,3 +466,88 @@ def test_large_bags_are_sampled_and_never_read_whole() -> None:
         warnings.simplefilter("error")
         model.predict()
     assert largest == 4096
+
+
+def _numbered(few: Any, patients: Any) -> Any:
+    return few.clinical.assign(patient=patients)
+
+
+def test_numbers_of_patients_stay_numbers_where_one_is_missing(few: Any) -> None:
+    numbers = few.clinical["patient"].str.removeprefix("patient_").astype(int)
+    expected = numbers.astype(str)
+    holed = numbers.astype(float)
+    holed["slide_1"] = np.nan
+    with pytest.raises(InputValueError, match="1 slides lack one of.*slide_1"):
+        SlideClassifier(few.slides, _numbered(few, holed), **QUICK)
+    with pytest.warns(UserWarning, match="slide_1.*left out"):
+        model = SlideClassifier(few.slides, _numbered(few, holed), on_error="warn", **QUICK)
+    assert model.cohort.clinical["patient"].tolist() == expected.drop("slide_1").tolist()
+    with pytest.raises(InputValueError, match="3 slides lack one of"):
+        SlideClassifier(
+            few.slides,
+            _numbered(few, numbers.astype(str).where(np.arange(len(numbers)) > 2, "nan")),
+            **QUICK,
+        )
+    # rows of a table with numbers as names are the slides of these names
+    bags = dict(enumerate(few.slides.values()))
+    table = _numbered(few, numbers).set_axis(np.arange(len(numbers), dtype=float), axis=0)
+    model = SlideClassifier(bags, table, **QUICK)
+    assert list(model.cohort.bags) == [str(i) for i in bags]
+    assert model.cohort.clinical["patient"].tolist() == expected.tolist()
+    table.index = [*table.index[:-1], np.nan]
+    with pytest.raises(InputValueError, match="slides in the index.*are missing"):
+        SlideClassifier(bags, table, **QUICK)
+
+
+def test_patients_of_new_slides_are_named_and_none_is_called_nan(few: Any) -> None:
+    model = SlideClassifier(few.slides, few.clinical, **QUICK)
+    model.train(1, **TRAIN)
+    names = list(few.slides)[:4]
+    new = {name: few.slides[name] for name in names}
+    patients = pd.Series([1.0, np.nan, 1.0, 2.0], index=names)
+    with pytest.raises(InputValueError, match=rf"patient of 1 slides is not known.*{names[1]}"):
+        model.predict(new, level="patient", patients=patients)
+    patients.iloc[1] = 2
+    assert model.predict(new, level="patient", patients=patients).index.tolist() == ["1", "2"]
+    with pytest.raises(InputValueError, match="1 slides more than once"):
+        twice = pd.concat([patients, patients.iloc[:1]])
+        model.predict(new, level="patient", patients=twice)
+
+
+def test_classes_have_the_order_of_numbers_or_of_categories(few: Any) -> None:
+    grades = np.where(few.clinical["label"] == "high", 10, 2)
+    for labels, classes in (
+        (grades, ["2", "10"]),
+        (grades.astype(float), ["2", "10"]),
+        (grades.astype(str), ["2", "10"]),
+        (pd.Categorical(grades.astype(str), ["10", "2"], ordered=True), ["10", "2"]),
+        (grades == 10, ["False", "True"]),
+    ):
+        model = SlideClassifier(
+            few.slides, few.clinical.assign(label=labels), class_weight=None, **QUICK
+        )
+        assert model.classes == classes
+        codes = model._targets(model.cohort.outcomes)["label"]
+        expected = [classes.index(str(label)) for label in model.cohort.outcomes["label"]]
+        np.testing.assert_array_equal(codes, expected)
+    table = few.clinical.assign(label=grades)
+    model = SlideClassifier(few.slides, table, class_weight={10: 3.0, 2: 1.0}, **QUICK)
+    assert model.class_weight == [1.0, 3.0]
+    model.train(1, **TRAIN)
+    assert list(model.predict())[:2] == ["probability_2", "probability_10"]
+
+
+def test_a_new_slide_of_a_held_out_patient_is_held_out_too(few: Any, tmp_path: Any) -> None:
+    model = SlideClassifier(few.slides, few.clinical, validation_size=0.3, **QUICK)
+    model.save(tmp_path / "model")
+    owner = few.clinical.loc[model.split.index[model.split == "validation"][0]]
+    more = {"later": next(iter(few.slides.values())), **few.slides}
+    clinical = pd.concat([owner.to_frame("later").T, few.clinical])
+    loaded = SlideClassifier.load(tmp_path / "model", more, clinical)
+    assert loaded.split["later"] == "validation"
+    assert loaded.split.drop("later").equals(model.split)
+    train = model.split.index[model.split == "train"][0]
+    clinical.loc[train, "patient"] = owner["patient"]
+    clinical.loc[train, "label"] = owner["label"]
+    with pytest.raises(InputValueError, match="trained on and others that it held out"):
+        SlideClassifier.load(tmp_path / "model", more, clinical)

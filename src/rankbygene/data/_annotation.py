@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
+from rankbygene._names import read_patients, require_names
 from rankbygene.errors import InputKeyError, InputValueError
 
 _ADVICE = "use `TableModel.parse(table, region=..., region_key=..., instance_key=...)`"
@@ -157,7 +158,7 @@ def patient_of(
             f"found {values[:5]} and {int(patients.isna().sum())} missing; correct the column"
         )
         raise InputValueError(msg)
-    return str(values[0])
+    return str(require_names(values, f"patients in column {patient_key!r}", read=read_patients)[0])
 
 
 def array_index_of(table: AnnData, rows: NDArray[np.intp]) -> NDArray[np.int64] | None:

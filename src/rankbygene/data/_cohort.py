@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 
+from rankbygene._names import read_patients, require_names
 from rankbygene.data._bags import Bag, BagSetup, PooledBag, TableBag, bags_of, read_tiles
 from rankbygene.data._panel import first_names
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
@@ -112,7 +113,8 @@ def resolve_bags(
     check_on_error(on_error)
     named = isinstance(slides, Mapping)
     if isinstance(slides, Mapping):
-        items = [(str(name), item) for name, item in slides.items()]
+        names = require_names(list(slides), "names of slides")
+        items = list(zip(names, slides.values(), strict=True))
     else:
         several = isinstance(slides, Sequence) and not isinstance(slides, str)
         items = [("", item) for item in (slides if several else [slides])]  # type: ignore[union-attr,list-item]
@@ -198,20 +200,22 @@ def join_clinical(
         if patient_key in missing:
             msg += ". Pass patient_key=None where every slide is a patient of its own."
         raise InputKeyError(msg)
-    rows = pd.DataFrame({name: table[column] for name, column in wanted.items()}, index=table.index)
+    # Taken by name and not reindexed: a gap would turn whole numbers into floats.
+    found = table.loc[[name for name in bags if name in table.index]]
+    rows = pd.DataFrame({name: found[column] for name, column in wanted.items()}, index=found.index)
     if patient_key is None:
         rows.insert(0, "patient", rows.index)
-    rows = rows.reindex(list(bags))
+    else:
+        rows["patient"] = read_patients(found[patient_key], f"patients in column {patient_key!r}")
     problems = Problems()
     with problems.collect():
         lost = [name for name in bags if name not in table.index]
         _refuse(lost, "have no row in the clinical table", "rows are named", list(table.index[:3]))
     with problems.collect():
-        empty = rows.index[rows.isna().any(axis=1) & rows.index.isin(table.index)]
+        empty = rows.index[rows.isna().any(axis=1)]
         _refuse(list(empty), f"lack one of {list(wanted.values())}", "complete the table", ())
     report(problems, on_error, "left out")
     rows = rows.dropna()
-    rows["patient"] = rows["patient"].astype(str)
     unused = len(table.index.difference(rows.index))
     if unused:
         logger.info("%d rows of the clinical table belong to none of the slides", unused)
@@ -305,8 +309,10 @@ def _by_slide(clinical: Any, slide_key: str | None) -> pd.DataFrame:
     if slide_key is not None and slide_key not in clinical:
         msg = f"the clinical table has no column {slide_key!r}; it has {list(clinical)[:20]}"
         raise InputKeyError(msg)
-    names = clinical.index if slide_key is None else pd.Index(clinical[slide_key])
-    table = clinical.set_axis(names.astype(str), axis=0)
+    names = clinical.index if slide_key is None else clinical[slide_key]
+    where = "the index" if slide_key is None else f"column {slide_key!r}"
+    named = require_names(names, f"slides in {where} of the clinical table")
+    table = clinical.set_axis(pd.Index(named, dtype=object), axis=0)
     repeated = table.index[table.index.duplicated()].unique()
     if len(repeated):
         msg = (

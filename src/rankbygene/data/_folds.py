@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rankbygene._names import label_texts, read_patients, require_names
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def patient_folds(
     InputKeyError
         A column does not exist.
     InputValueError
-        Neither or both kinds of outcome are named, or a class has fewer patients than folds.
+        Neither or both kinds of outcome are named, a value is missing, or a class has fewer patients
+        than folds.
     """
     if (label_key is None) == (time_key is None) or (time_key is None) != (event_key is None):
         msg = "pass label_key for classification, or time_key and event_key for survival"
@@ -64,10 +66,25 @@ def patient_folds(
     if missing:
         msg = f"the clinical table has no column {missing}; it has {list(clinical)[:20]}"
         raise InputKeyError(msg)
-    table = clinical[used].dropna()
-    grouped = table.groupby(table[patient_key].astype(str), sort=True)
+    table = clinical[used]
+    lost = np.flatnonzero(table.isna().any(axis=1))
+    if len(lost):
+        first = ", ".join(str(name) for name in table.index[lost[:3]])
+        msg = (
+            f"{len(lost):,} of {len(table):,} rows of the clinical table lack one of {used} (first: "
+            f"{first}); complete them or leave them out"
+        )
+        raise InputValueError(msg)
+    patients = require_names(
+        table[patient_key], f"patients in column {patient_key!r}", table.index, read=read_patients
+    )
+    grouped = table.set_axis(pd.RangeIndex(len(table)), axis=0).groupby(
+        pd.Series(patients, dtype=object, name=patient_key), sort=True
+    )
     if label_key is not None:
-        strata = grouped[label_key].agg(lambda labels: labels.astype(str).mode().iloc[0])
+        strata = grouped[label_key].agg(
+            lambda labels: pd.Series(label_texts(labels)).mode().iloc[0]
+        )
         return _deal(strata, n_folds, seed)
     strata = survival_strata(grouped[str(time_key)].first(), grouped[str(event_key)].first())
     few = [name for name, count in strata.value_counts().items() if count < n_folds]

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from rankbygene._names import class_order, label_texts
 from rankbygene.errors import InputTypeError, InputValueError
 
 __all__ = ["check_labels", "check_times"]
 
 
 def check_labels(rows: pd.DataFrame) -> pd.DataFrame:
-    """Read the column ``label`` as text."""
-    labels = rows["label"]
-    if pd.api.types.is_float_dtype(labels) and (labels % 1 == 0).all():
-        labels = labels.astype(int)  # a column with a gap has become one of floats
-    return rows.assign(label=labels.astype(str))
+    """Read the column ``label`` as text, with its classes in order (see :func:`class_order`)."""
+    texts = label_texts(rows["label"])
+    order = class_order(rows["label"], texts)
+    return rows.assign(label=pd.Categorical(texts, categories=order, ordered=True))
 
 
 def check_times(rows: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from spatialdata import SpatialData
 
+from rankbygene._names import require_names
 from rankbygene.data._frame import SpatialSetup, SpotFrame
 from rankbygene.data._samples import check_sdata, resolve_object
 from rankbygene.errors import InputValueError, Problems
@@ -57,7 +58,11 @@ def numbered(
 ) -> tuple[dict[str, SpatialData], bool]:
     """Return the objects by key, and whether the keys are the user's names."""
     if isinstance(sdatas, Mapping):
-        items, named = {str(key): value for key, value in sdatas.items()}, True
+        names = require_names(list(sdatas), "names of slides")
+        if len(set(names)) < len(names):
+            msg = f"two slides would have one name among {list(sdatas)[:5]}; name each by itself"
+            raise InputValueError(msg)
+        items, named = dict(zip(names, sdatas.values(), strict=True)), True
     elif isinstance(sdatas, Sequence) and not isinstance(sdatas, str):
         items, named = {str(i): value for i, value in enumerate(sdatas)}, False
     else:

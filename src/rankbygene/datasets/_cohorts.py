@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rankbygene._names import require_names
 from rankbygene.errors import InputKeyError, InputValueError
 
 __all__ = ["bcnb_labels", "tcga_case", "tcga_clinical"]
@@ -151,7 +152,8 @@ def bcnb_labels(path: str | Path) -> pd.DataFrame:
         msg = f"{file} has no column {missing}; it has {list(labels)}"
         raise InputKeyError(msg)
     labels = labels.set_index("patient_id").rename_axis("patient")
-    labels.index = labels.index.astype(str).str.strip()
+    ids = require_names(labels.index, f"patients in {file}")
+    labels.index = pd.Index(ids, dtype=object, name="patient").str.strip()
     if not labels.index.is_unique:
         repeated = labels.index[labels.index.duplicated()].unique()
         msg = f"{file}: {len(repeated)} patients are repeated (first: {', '.join(repeated[:3])})"

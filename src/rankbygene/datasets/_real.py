@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 
+from rankbygene._names import label_texts, natural_order
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import read_legacy_st
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from spatialdata import SpatialData
 
 __all__ = ["her2st", "olfactory_bulb"]
@@ -22,6 +25,10 @@ DATA_VARIABLE = "RANKBYGENE_DATA"
 # other place like the fields of one colour on a chess board. The tissue then measures 3.8 x 2.8 mm
 # on it, as on the first array.
 _PITCH_2K_UM = 100.0
+# Spots are hundreds of pixels apart; files differ in the last written place of a position.
+_SAME_PLACE_PX = 0.5
+# A section has some spots without a label, and hardly a label without a spot.
+_MOST_LABELS = 0.9
 
 
 def her2st(
@@ -179,10 +186,42 @@ def _animals(folder: Path) -> dict[str, str]:
 
 
 def _clusters(path: Path, obs: pd.DataFrame) -> pd.Categorical:
-    """Join cluster labels on the pixel position, the only key that the file has."""
-    labels = pd.read_csv(path, sep="\t", index_col=0)["label"]
-    keys = [f"{x:.10g}x{y:.10g}" for x, y in zip(obs["pixel_x"], obs["pixel_y"], strict=True)]
-    return pd.Categorical(labels.reindex(keys).astype("Int64").astype("string").to_numpy())
+    """Join cluster labels on the pixel position, the key that every edition of the file has.
+
+    Positions are compared as numbers: the file writes ``6701.0`` where another writes ``6701``.
+
+    Raises
+    ------
+    InputValueError
+        A row of the file has no position, or the labels are those of other spots.
+    """
+    from scipy.spatial import cKDTree
+
+    table = pd.read_csv(path, sep="\t", index_col=0)
+    places = _places(table, path)
+    distance, nearest = cKDTree(places).query(obs[["pixel_x", "pixel_y"]].to_numpy(np.float64))
+    found = np.flatnonzero(distance <= _SAME_PLACE_PX)
+    n_used = len(np.unique(nearest[found]))
+    if n_used < len(found) or n_used < _MOST_LABELS * len(table):
+        msg = (
+            f"{path}: {n_used:,} of its {len(table):,} labels lie at one of the {len(obs):,} spots each; "
+            "it belongs to another section, or positions are repeated"
+        )
+        raise InputValueError(msg)
+    names: NDArray[np.object_] = np.full(len(obs), None, dtype=object)
+    names[found] = label_texts(table["label"])[nearest[found]]
+    return pd.Categorical(names, categories=natural_order(n for n in names if n is not None))
+
+
+def _places(table: pd.DataFrame, path: Path) -> NDArray[np.float64]:
+    """Pixel positions of the rows of a cluster table, which are also their names."""
+    parts = [str(name).split("x") for name in table.index]
+    try:
+        places = np.array([[float(x), float(y)] for x, y in parts], np.float64)
+    except ValueError as error:
+        msg = f"{path}: rows must be named <pixel_x>x<pixel_y> ({error})"
+        raise InputValueError(msg) from error
+    return places
 
 
 def _folder(path: str | Path | None, name: str, source: str) -> Path:

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array
 
+from rankbygene._names import number_text, require_names
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 
@@ -60,7 +61,7 @@ def read_legacy_st(
         Name of the slide: the image is ``<name>_image``, the spots are ``<name>_spots``.
     spot_id
         Column of ``spots`` that holds the row names of ``counts``. By default they are made of
-        the array coordinates, ``f"{x}x{y}"``.
+        the array coordinates, ``f"{x}x{y}"``, and compared as numbers.
     array
         Columns with the array coordinates, x then y.
     pixels
@@ -189,10 +190,23 @@ def _read_spots(
             raise InputValueError(msg)
     spots = _check_numbers(spots, [*array, *pixels], path)
     if spot_id is None:
-        names = [f"{x:g}x{y:g}" for x, y in spots[list(array)].to_numpy()]
-    else:
-        names = spots[spot_id].astype(str).to_list()
-    return spots.set_axis(pd.Index(names, dtype=object))
+        x, y = (spots[column].map(number_text) for column in array)
+        return spots.set_axis(pd.Index(x + "x" + y, dtype=object))
+    return spots.set_axis(pd.Index(require_names(spots[spot_id], f"spots of {path}"), dtype=object))
+
+
+def _place_names(names: pd.Index) -> pd.Index:
+    """Read ids of spots that are places ``<x>x<y>`` as numbers, however they are written."""
+    return pd.Index([_place_name(str(name)) for name in names], dtype=object)
+
+
+def _place_name(name: str) -> str:
+    """Write a place of the array as numbers are: ``"7.0x12"`` is ``"7x12"``."""
+    parts = name.split("x")
+    try:
+        return "x".join(number_text(float(part)) for part in parts) if len(parts) == 2 else name
+    except ValueError:
+        return name
 
 
 def _check_numbers(spots: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
@@ -217,7 +231,7 @@ def _check_lengths(**lengths: float | None) -> None:
 
 def _read_counts(path: Path) -> pd.DataFrame:
     matrix = _read_table(path, index_col=0)
-    matrix.index = matrix.index.astype(str)
+    matrix.index = pd.Index(require_names(matrix.index, f"spots of {path}"), dtype=object)
     try:
         values = matrix.to_numpy(np.float64)
     except ValueError as error:
@@ -245,13 +259,15 @@ def _join(
     matrix: pd.DataFrame, spots: pd.DataFrame, counts_path: Path, spots_path: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep the spots that have both counts and a position, in the order of the counts."""
-    for path, table in ((counts_path, matrix), (spots_path, spots)):
-        repeated = table.index[table.index.duplicated()].unique()
+    own, selected = _place_names(matrix.index), _place_names(spots.index)
+    for path, names in ((counts_path, own), (spots_path, selected)):
+        repeated = names[names.duplicated()].unique()
         if len(repeated):
             msg = f"{path}: {len(repeated)} spots are repeated (first: {', '.join(repeated[:3])})"
             raise InputValueError(msg)
-    shared = matrix.index[matrix.index.isin(spots.index)]
-    if shared.empty:
+    shared = own.isin(selected)
+    n_shared = int(shared.sum())
+    if not n_shared:
         msg = (
             f"no row of {counts_path} ({', '.join(matrix.index[:3])}, ...) is a spot of {spots_path} "
             f"({', '.join(spots.index[:3])}, ...); rows of the counts must be spots; "
@@ -261,8 +277,10 @@ def _join(
     logger.info(
         "%s: %d spots; %d rows of counts have no selected position, %d positions have no counts",
         counts_path.name,
-        len(shared),
-        len(matrix) - len(shared),
-        len(spots) - len(shared),
+        n_shared,
+        len(matrix) - n_shared,
+        len(spots) - n_shared,
     )
-    return matrix.loc[shared], spots.loc[shared]
+    found = matrix[shared]
+    positions = spots.iloc[selected.get_indexer(own[shared])]
+    return found, positions.set_axis(found.index)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from rankbygene._names import label_texts
 from rankbygene.data._outcomes import check_labels
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.model._slide_model import SlideModel
@@ -37,7 +38,8 @@ class SlideClassifier(SlideModel):
     clinical
         One row per slide, with patient and label.
     label_key
-        Column with the label; read as text.
+        Column with the label; read as text. Classes have the order of its categories, else that of
+        numbers or of names (``"grade 2"`` before ``"grade 10"``).
     patient_key
         Column that names the patient. None: every slide is a patient of its own.
     slide_key
@@ -117,10 +119,12 @@ class SlideClassifier(SlideModel):
         return check_labels(clinical)
 
     def _strata(self, outcomes: pd.DataFrame) -> pd.Series[str]:
-        return outcomes["label"]
+        return outcomes["label"].astype(str)
 
     def _learn_outcomes(self, outcomes: pd.DataFrame) -> None:
+        # In the order of the classes; those of other patients are counted as well, with 0.
         counts = outcomes["label"].value_counts().sort_index()
+        counts = counts[counts > 0]
         if len(counts) < 2:
             msg = (
                 f"the training patients have {len(counts)} class ({', '.join(counts.index)}); "
@@ -141,6 +145,9 @@ class SlideClassifier(SlideModel):
         asked = self._asked_weight
         if asked is None:
             return [1.0] * len(counts)
+        if isinstance(asked, Mapping):
+            # Labels are read as text, and so are these.
+            asked = dict(zip(label_texts(list(asked)), asked.values(), strict=True))
         if isinstance(asked, str):
             if asked != "balanced":
                 msg = f"class_weight={asked!r} is not known; choose 'balanced', a dict or None"

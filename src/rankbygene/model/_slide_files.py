@@ -70,7 +70,7 @@ class SlideFilesMixin(SlideResultsMixin):
             The folder.
         slides, clinical
             Data to attach, to go on training. Slides that the model does not know are taken for
-            training.
+            training, unless another slide of their patient is held out.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class SlideFilesMixin(SlideResultsMixin):
             raise InputValueError(msg)
         if slides is not None and clinical is not None:
             model.cohort, _ = model._join(slides, clinical, model.n_features)
-            model.split = model.split.reindex(list(model.cohort.bags)).fillna("train")
+            model.split = _labels_of(model.split, model.cohort.clinical["patient"])
         return model
 
     @abstractmethod
@@ -127,3 +127,25 @@ class SlideFilesMixin(SlideResultsMixin):
         self, slides: Slides, clinical: pd.DataFrame, n_features: int | None = None
     ) -> tuple[Cohort, Any]:
         """Join slides to their rows."""
+
+
+def _labels_of(known: pd.Series[str], patients: pd.Series[str]) -> pd.Series[str]:
+    """Label slides as the saved ones of their patients, so that no patient is on both sides.
+
+    Raises
+    ------
+    InputValueError
+        Slides that were on two sides are now one patient's.
+    """
+    labels = known.reindex(patients.index)
+    held_out = patients.isin(patients[labels == "validation"])
+    both = patients[held_out & (labels == "train")]
+    if len(both):
+        msg = (
+            f"patient {both.iloc[0]!r} has slides that this model was trained on and others that it held "
+            "out; pass the clinical table of the training, with the same patients"
+        )
+        raise InputValueError(msg)
+    labels[labels.isna()] = "train"
+    labels[held_out] = "validation"
+    return labels.rename("split")

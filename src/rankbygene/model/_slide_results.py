@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from rankbygene._keys import Keys
+from rankbygene._names import read_patients, require_names
 from rankbygene.data import BagSetup, Cohort, resolve_bags
 from rankbygene.data._bags import Bag, TableBag, stream
 from rankbygene.data._cohort import OnError, PatientUnit
@@ -205,8 +206,8 @@ class SlideResultsMixin(TrainedModel, ABC):
     ) -> Mapping[str, str] | pd.Series[str]:
         if patients is None and slides is None:
             return self._own_cohort().clinical["patient"]
-        known = dict(patients) if patients is not None else {}
-        unknown = [name for name in bags if name not in known]
+        known = {} if patients is None else _named_patients(patients)
+        unknown = [name for name in bags if known.get(name) is None]
         if unknown:
             msg = (
                 f"the patient of {len(unknown)} slides is not known (first: {unknown[:3]}); pass "
@@ -264,6 +265,16 @@ class SlideResultsMixin(TrainedModel, ABC):
             "network": self.network_kwargs,
             "training": self.training_params,
         }
+
+
+def _named_patients(patients: Mapping[str, str] | pd.Series[str]) -> dict[str, str]:
+    """Read ``{slide: patient}``, None where the patient is missing."""
+    slides = require_names(list(patients.keys()), "slides in `patients`")
+    names = read_patients([patient for _, patient in patients.items()], "patients in `patients`")
+    if len(set(slides)) < len(slides):
+        msg = f"`patients` names {len(slides) - len(set(slides))} slides more than once; keep one each"
+        raise InputValueError(msg)
+    return dict(zip(slides, names, strict=True))
 
 
 def _by_patient(

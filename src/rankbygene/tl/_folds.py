@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from sklearn.model_selection import GroupKFold
 
+from rankbygene._names import label_texts
 from rankbygene.data._blocks import buffer_between, spatial_blocks
 from rankbygene.data._counts import count_matrix
 from rankbygene.data._panel import first_names
@@ -240,8 +241,9 @@ def _has_column(frame: SpotFrame, column: str) -> bool:
 
 
 def _value_of(frame: SpotFrame, column: str) -> str:
-    values = frame.table.obs[column].iloc[frame.rows].astype(str).unique()
-    if len(values) != 1:
+    named = label_texts(frame.table.obs[column].iloc[frame.rows], f"values of obs[{column!r}]")
+    values = ["a missing one" if name is None else str(name) for name in dict.fromkeys(named)]
+    if len(values) != 1 or None in named:
         msg = (
             f"obs[{column!r}] has {len(values)} values on slide {frame.slide!r} (first: "
             f"{', '.join(values[:3])}); one per slide is needed to keep slides together"

@@ -47,7 +47,7 @@ class MeanLogistic:
         pipeline = make_pipeline(
             StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000)
         )
-        folds = int(min(3, outcomes["label"].value_counts().min()))
+        folds = int(min(3, outcomes["label"].astype(str).value_counts().min()))
         grid = {"logisticregression__C": [1 / (penalty * 10) for penalty in PENALTIES]}
         splits = StratifiedKFold(folds, shuffle=True, random_state=0) if folds > 1 else 2
         self.search = GridSearchCV(pipeline, grid, scoring="neg_log_loss", cv=splits)
@@ -72,7 +72,7 @@ class MajorityClass:
 
     def fit(self, features: NDArray[np.float64], outcomes: pd.DataFrame) -> MajorityClass:
         """Count the column ``label``."""
-        shares = outcomes["label"].value_counts(normalize=True)
+        shares = outcomes["label"].astype(str).value_counts(normalize=True)
         self.shares = shares.reindex(self.classes, fill_value=0.0).to_numpy(np.float64)
         return self
 

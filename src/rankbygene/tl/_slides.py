@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from rankbygene._names import class_order
 from rankbygene.data import (
     BagSetup,
     Cohort,
@@ -169,7 +170,7 @@ class _Judge:
         self.linear_name = "mean + logistic" if task == "classification" else "mean + Cox ridge"
         self.constant_name = "majority class" if task == "classification" else "same for all"
         if task == "classification":
-            self.classes = sorted(outcomes["label"].unique())
+            self.classes = class_order(outcomes["label"], outcomes["label"])
             self.times = np.empty(0)
         else:
             seen = outcomes.loc[outcomes["event"], "time"]
