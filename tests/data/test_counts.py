@@ -9,8 +9,7 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from rankbygene.data import SpatialSetup, resolve
-from rankbygene.data import _counts as counts_module
+from rankbygene.data import SpatialSetup, _matrix, resolve
 from rankbygene.data._counts import check_counts
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
 
@@ -50,7 +49,7 @@ def test_other_values_are_refused(
     kind: Any, value: float, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Small steps, so that the offending value is not in the first one.
-    monkeypatch.setattr(counts_module, "_CHUNK", 2)
+    monkeypatch.setattr(_matrix, "_ROWS_AT_ONCE", 2)
     matrix = COUNTS.copy()
     matrix[3, 0] = value
     problems = problems_of(kind(matrix))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from spatialdata import SpatialData
 
-from rankbygene.data import _panel, resolve_slides
+from rankbygene.data import _matrix, resolve_slides
 from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -97,7 +97,7 @@ def test_every_storage_and_row_subset_equals_the_dense_formula(seed, block, data
     scaled = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)[rows]
     expected[:, [0, 2, 3]] = scaled[:, [4, 0, 2]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_panel, "_ROWS_AT_ONCE", block)
+        patch.setattr(_matrix, "_ROWS_AT_ONCE", block)
         for store in (np.asarray, sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array):
             values, _ = expression_matrix(frame(store(counts), rows=rows), panel, PLAIN)
             np.testing.assert_allclose(values, expected, rtol=1e-5)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rankbygene._keys import Keys
 from rankbygene.data._annotation import read_annotation, region_rows
 from rankbygene.data._counts import layer_names
+from rankbygene.data._matrix import read_matrix
 from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -222,7 +223,11 @@ class TableBag:
         """Read the features of all tiles, or of some: ``[n, n_features]``."""
         chosen = self.rows if rows is None else self.rows[rows]
         matrix = self._matrix
-        values: Any = matrix.iloc[chosen] if isinstance(matrix, pd.DataFrame) else matrix[chosen]
+        values: Any = (
+            matrix.iloc[chosen].to_numpy()
+            if isinstance(matrix, pd.DataFrame)
+            else read_matrix(matrix, chosen)
+        )
         if self._columns is not None:
             values = values[:, self._columns]
         return np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float32)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from numpy.typing import NDArray
-from scipy.sparse import issparse
 
+from rankbygene.data._matrix import matrix_blocks
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
-
-# Values looked at in one go; bounds the temporary arrays to some tens of megabytes.
-_CHUNK = 1 << 22
 
 
 def count_matrix(table: AnnData, layer: str | None) -> Any:
@@ -56,8 +51,7 @@ def check_counts(table: AnnData, layer: str | None, problems: Problems) -> None:
     with problems.collect():
         matrix = count_matrix(table, layer)
         slot = "X" if layer is None else f"layer {layer!r}"
-        _check_values(matrix, slot, layer_names(table))
-        _check_not_empty(matrix, slot, table.obs_names)
+        _check_values(matrix, slot, layer_names(table), table.obs_names)
 
 
 def layer_names(table: AnnData) -> list[str]:
@@ -75,19 +69,23 @@ def _check_unique(names: pd.Index, axis: str) -> None:
         raise InputValueError(msg)
 
 
-def _check_values(matrix: Any, slot: str, layers: list[str]) -> None:
+def _check_values(matrix: Any, slot: str, layers: list[str], obs_names: pd.Index) -> None:
+    """Look at every value once, some rows at a time."""
     dtype = np.dtype(matrix.dtype)
     if dtype.kind not in "biuf":
         msg = f"{slot} holds {dtype}, not numbers; store integer counts"
         raise InputTypeError(msg)
     low, high, broken, fractional = np.inf, -np.inf, 0, 0
-    for values in _value_chunks(matrix):
+    sums = []
+    for block in matrix_blocks(matrix):
+        values = block if isinstance(block, np.ndarray) else block.data
         finite = np.isfinite(values)
         broken += int(values.size - finite.sum())
         kept = values[finite]
         if kept.size:
             low, high = min(low, kept.min()), max(high, kept.max())
             fractional += int(np.count_nonzero(kept != np.rint(kept)))
+        sums.append(np.asarray(block.sum(axis=1), np.float64).ravel())
     if broken:
         msg = f"{slot} holds {broken:,} NaN or infinite values; needs counts. Set them or drop them"
         raise InputValueError(msg)
@@ -97,28 +95,10 @@ def _check_values(matrix: Any, slot: str, layers: list[str]) -> None:
             f"them not integers; looks normalised; pass layer='counts' (layers: {layers})"
         )
         raise InputValueError(msg)
-
-
-def _check_not_empty(matrix: Any, slot: str, obs_names: pd.Index) -> None:
-    empty = np.flatnonzero(_row_sums(matrix) == 0)
+    empty = np.flatnonzero(np.concatenate([np.zeros(0), *sums]) == 0)
     if len(empty):
         msg = (
             f"{len(empty):,} of {len(obs_names):,} spots have no counts in {slot} (first: "
             f"{list(obs_names[empty[:3]])}); filter with `sc.pp.filter_cells(table, min_counts=1)`"
         )
         raise InputValueError(msg)
-
-
-def _value_chunks(matrix: Any) -> Iterator[NDArray[Any]]:
-    """Yield the stored values: those of a sparse matrix, or dense rows a few at a time."""
-    if issparse(matrix):
-        for start in range(0, matrix.nnz, _CHUNK):
-            yield matrix.data[start : start + _CHUNK]
-        return
-    step = max(1, _CHUNK // max(1, matrix.shape[1]))
-    for start in range(0, matrix.shape[0], step):
-        yield np.asarray(matrix[start : start + step]).ravel()
-
-
-def _row_sums(matrix: Any) -> NDArray[np.float64]:
-    return np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from scipy import sparse
 
+from rankbygene.data._matrix import row_blocks
 from rankbygene.data._neighbors import neighbour_graph, smoothing_operator
-from rankbygene.data._panel import check_measured, gene_columns, panel_counts, row_blocks
+from rankbygene.data._panel import check_measured, gene_columns, panel_counts
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from rankbygene.data._counts import count_matrix
+from rankbygene.data._matrix import matrix_blocks
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ __all__ = [
     "first_names",
     "gene_columns",
     "panel_counts",
-    "row_blocks",
 ]
-
-_ROWS_AT_ONCE = 4096
 
 
 def panel_counts(
@@ -45,7 +43,7 @@ def panel_counts(
     columns
         Positions of the genes in the table.
     rows
-        Spots of the frame to read, in increasing order; all if None.
+        Spots of the frame to read; all if None.
 
     Returns
     -------
@@ -80,7 +78,7 @@ def count_blocks(
     frame
         The spots of one slide.
     rows
-        Spots of the frame to read, in increasing order; all if None.
+        Spots of the frame to read; all if None.
 
     Yields
     ------
@@ -94,13 +92,9 @@ def count_blocks(
         If the table lacks the layer.
     """
     _check_table(frame)
-    matrix = _row_sliceable(count_matrix(frame.table, frame.setup.layer))
     table_rows = frame.rows if rows is None else frame.rows[rows]
-    for block in row_blocks(len(table_rows)):
-        part = matrix[table_rows[block]]
-        # tables opened lazily hold dask arrays
-        part = part.compute() if hasattr(part, "compute") else part
-        yield sparse.csr_array(part, dtype=np.float64, copy=True)
+    for block in matrix_blocks(count_matrix(frame.table, frame.setup.layer), table_rows):
+        yield sparse.csr_array(block, dtype=np.float64, copy=True)
 
 
 def gene_columns(frame: SpotFrame, genes: Sequence[str]) -> NDArray[np.intp]:
@@ -175,19 +169,6 @@ def _check_table(frame: SpotFrame) -> None:
         raise InputValueError(msg)
 
 
-def _row_sliceable(matrix: Any) -> Any:
-    """Sparse columns cost a pass over all values for every block of rows; turn them once."""
-    if getattr(matrix, "format", None) != "csc":
-        return matrix
-    in_memory = matrix if sparse.issparse(matrix) else matrix.to_memory()
-    return in_memory.tocsr()
-
-
 def first_names(names: Iterable[Any]) -> str:
     """List the first five of several names, for a message."""
     return ", ".join(str(name) for name in islice(names, 5))
-
-
-def row_blocks(n: int) -> Iterator[slice]:
-    """Cut ``n`` rows into slices small enough to be made dense."""
-    return (slice(start, min(start + _ROWS_AT_ONCE, n)) for start in range(0, n, _ROWS_AT_ONCE))

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from rankbygene.data import neighbour_graph, smoothing_operator
 from rankbygene.data._counts import count_matrix
+from rankbygene.data._matrix import read_matrix
 from rankbygene.errors import OutputExistsError
 from rankbygene.pp._frames import table_frames
 
@@ -83,7 +84,7 @@ def smooth_expression(
     for frame in frames:
         graph = neighbour_graph(frame, kind=neighbourhood, n_neighbors=n_neighbors)
         operator = operator + _in_table(frame, smoothing_operator(graph), table.n_obs)
-    values = count_matrix(table, layer)
+    values = read_matrix(count_matrix(table, layer))
     if sparse.issparse(values):
         smoothed = sparse.csr_matrix(operator @ sparse.csr_array(values), dtype=np.float32)
     else:

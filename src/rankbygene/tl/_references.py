@@ -13,6 +13,7 @@ from scipy import sparse
 
 from rankbygene.data import Normalization, SpatialSetup, neighbour_graph, resolve_slides
 from rankbygene.data._counts import count_matrix
+from rankbygene.data._matrix import read_matrix
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.model._setup import recall_setup
@@ -92,7 +93,9 @@ def ceiling_of(
         msg = f"n_splits is {n_splits}; at least 1 is needed"
         raise InputValueError(msg)
     rng = np.random.default_rng(seed)
-    counts = sparse.csr_matrix(count_matrix(frame.table, frame.setup.layer)[frame.rows])
+    counts = sparse.csr_matrix(
+        read_matrix(count_matrix(frame.table, frame.setup.layer), frame.rows)
+    )
     correlations = []
     for _ in range(n_splits):
         half = counts.copy()
