@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import UserDict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rankbygene._checks import (
+    check_choice,
+    check_distinct,
+    check_flag,
+    check_instance,
+    check_key,
+    check_keywords,
+    check_list_of,
+    check_mapping,
+    check_one_of_names,
+    check_optional,
+    check_path,
+    check_real,
+    check_seed,
+    check_text,
+    check_texts,
+    check_whole,
+)
+from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, RankByGeneError
+
+ODD: list[Any] = [
+    None, True, np.True_, "", "x", "3", b"x", [], [3], {}, set(), object(), lambda: 3, 1j, float("nan"),
+    np.array([3]), np.array([1, 2]), pd.NA, pd.Series([3]), Path("x"), torch.tensor([3]), (i for i in [3]),
+    torch.tensor(True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(ODD)])
+def test_no_odd_value_is_a_number(value: Any) -> None:
+    for check in (check_whole, check_real, check_seed):
+        with pytest.raises(RankByGeneError, match="n has to be"):
+            check(value, "n")
+
+
+@given(st.integers(-(2**31), 2**31 - 1))
+def test_whole_numbers_of_every_library_are_one(number: int) -> None:
+    arrays = [np.int64(number), np.array(number), np.array([number])[0], torch.tensor(number)]
+    for value in (number, *arrays):
+        found = check_whole(value, "n")
+        assert type(found) is int and found == number
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_real_numbers_of_every_library_are_one(number: float) -> None:
+    same = [np.float64(number), np.array(number), torch.tensor(number, dtype=torch.float64)]
+    for value in (number, *same):
+        found = check_real(value, "x")
+        assert type(found) is float and found == number
+    assert check_real(Fraction(1, 4), "x") == 0.25
+    assert check_real(np.float32(0.5), "x") == 0.5
+
+
+@pytest.mark.parametrize("value", [3.0, np.float64(4), 1e30, "3", True])
+def test_a_float_is_no_count(value: Any) -> None:
+    with pytest.raises(InputTypeError, match="a whole number"):
+        check_whole(value, "n")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "good", "bad"),
+    [
+        ({"at_least": 0}, (0, 1), (-1e-9,)),
+        ({"above": 0}, (1e-9,), (0, -1)),
+        ({"at_least": 0, "below": 1}, (0, 0.5), (1, -0.1)),
+        ({"above": 0, "at_most": 1}, (1, 0.5), (0, 1.1)),
+    ],
+)
+def test_bounds_are_kept(bounds: dict[str, float], good: Any, bad: Any) -> None:
+    for value in good:
+        assert check_real(value, "x", **bounds) == value
+    for value in (*bad, float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(InputValueError, match=r"x has to be a number (of at least|above) 0"):
+            check_real(value, "x", **bounds)
+
+
+def test_seeds_are_those_that_generators_take() -> None:
+    assert check_seed(np.uint32(2**32 - 1)) == 2**32 - 1
+    for value in (-1, 2**32):
+        with pytest.raises(InputValueError, match="4,294,967,295"):
+            check_seed(value)
+
+
+def test_flags_are_no_numbers() -> None:
+    assert check_flag(np.True_, "flag") is True
+    assert check_flag(np.array(False), "flag") is False
+    for value in (0, 1, "yes", None, np.array([True])):
+        with pytest.raises(InputTypeError, match="True or False"):
+            check_flag(value, "flag")
+
+
+def test_choices_name_the_nearest() -> None:
+    assert type(check_choice(np.str_("step"), "every", ("step", "epoch"))) is str
+    assert check_choice(np.int64(8), "views", (1, 8)) == 8
+    assert check_choice(None, "x", (None, "a")) is None
+    with pytest.raises(InputValueError, match="'step', 'epoch'; did you mean 'epoch'"):
+        check_choice("epochs", "every", ("step", "epoch"))
+    with pytest.raises(InputTypeError, match="one of 1, 8"):
+        check_choice(True, "views", (1, 8))
+    with pytest.raises(InputTypeError, match="one of 'a'"):
+        check_choice(np.array(["a", "b"]), "x", ("a",))
+
+
+def test_keywords_name_the_nearest_and_the_list() -> None:
+    def takes(*, n_epochs: int = 1, lr: float = 0.1) -> None: ...
+
+    assert check_keywords(UserDict({"lr": 1}), "plan_kwargs", takes) == {"lr": 1}
+    with pytest.raises(InputTypeError, match="takes n_epochs, lr; did you mean 'n_epochs'"):
+        check_keywords({"nepochs": 1}, "plan_kwargs", takes)
+    for value in (None, "lr", [("lr", 1)], {1: 2}):
+        with pytest.raises(InputTypeError):
+            check_keywords(value, "plan_kwargs", takes)
+
+
+@pytest.mark.parametrize(
+    "make", [list, tuple, np.array, pd.Index, pd.Series, lambda v: np.array(v, object)]
+)
+def test_lists_of_names_become_lists_of_texts(make: Any) -> None:
+    found = check_texts(make(["a", "b"]), "genes")
+    assert found == ["a", "b"] and all(type(name) is str for name in found)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["ab", b"cd", {"a", "b"}, {"a": 1}, None, 3, ["a", 1], ["a", None], ["a", "a"], [], [""],
+     np.array([["a"]]), (name for name in "ab")],
+)  # fmt: skip
+def test_what_is_no_list_of_names_is_refused(value: Any) -> None:
+    with pytest.raises(RankByGeneError, match="genes"):
+        check_texts(value, "genes")
+
+
+def test_lists_of_numbers_are_checked_one_by_one() -> None:
+    found = check_list_of(check_real, np.array([1, 2], np.float32), "um", above=0)
+    assert found == [1.0, 2.0] and type(found[0]) is float
+    with pytest.raises(InputValueError, match=r"um\[1\] has to be a number above 0; found 0.0"):
+        check_list_of(check_real, [1, 0], "um", above=0)
+
+
+@pytest.mark.parametrize("value", ["", " ", "a/b", ".a", "__a", "a b", "a\n", 3, None, b"x"])
+def test_keys_that_no_store_takes_are_refused(value: Any) -> None:
+    with pytest.raises(RankByGeneError, match="key_added"):
+        check_key(value, "key_added")
+
+
+@settings(deadline=None)  # the first call imports spatialdata
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6))
+def test_keys_are_those_that_spatialdata_takes(key: str) -> None:
+    from spatialdata._core.validation import check_valid_name
+
+    try:
+        check_key(key, "key_added")
+    except InputValueError:
+        return
+    check_valid_name(key)
+
+
+def test_other_kinds() -> None:
+    assert check_path("a", "out") == check_path(Path("a"), "out") == Path("a")
+    for value in ("", b"a", 3, None, "a\0"):
+        with pytest.raises(RankByGeneError, match="out"):
+            check_path(value, "out")
+    assert check_optional(check_whole, None, "n") is None
+    assert check_optional(check_whole, np.int8(2), "n", at_least=1) == 2
+    assert check_text(np.str_("a"), "x") == "a"
+    assert check_mapping({"a": 1}, "x") == {"a": 1}
+    assert check_instance(3, "x", int) == 3
+    with pytest.raises(InputTypeError, match="an object of Path"):
+        check_instance(3, "x", Path)
+    with pytest.raises(InputKeyError, match="'tables' is no table; there are .*did you mean"):
+        check_one_of_names("tables", "table_key", ["table"], "table")
+
+
+def test_one_object_is_handed_in_once() -> None:
+    one, other = object(), object()
+    check_distinct([one, other], "sdata")
+    with pytest.raises(InputValueError, match=r"sdata\[0\] and sdata\[2\] are one and the same"):
+        check_distinct([one, other, one], "sdata")
+    with pytest.raises(InputValueError, match=r"sdata\['a'\] and sdata\['b'\]"):
+        check_distinct({"a": one, "b": one}, "sdata")
+
+
+def test_a_repr_that_fails_does_not_hide_the_message() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(InputTypeError, match="found <Odd> of type Odd"):
+        check_whole(Odd(), "n")
+
+
+def test_the_module_is_light() -> None:
+    code = (
+        "import sys, rankbygene._checks; "
+        "print([m for m in ('torch', 'pandas', 'spatialdata') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
