@@ -6,6 +6,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
+from PIL import Image
 from spatialdata.models import Image3DModel
 from spatialdata.transformations import Identity
 
@@ -15,6 +16,7 @@ from rankbygene.data._images import (
     level_shape,
     level_to_system,
     n_levels,
+    over_white,
 )
 from rankbygene.errors import InputTypeError, InputValueError
 
@@ -36,9 +38,7 @@ def test_pixels_shape_and_matrix(build: SimpleNamespace, scale_factors: Any) -> 
         assert level_array(image, 1).shape == (3, 50, 61)
 
 
-@pytest.mark.parametrize(
-    "names", [["r", "g", "b", "a"], ["b", "g", "r"], ["Alpha", "Green", "Red", "Blue"]]
-)
+@pytest.mark.parametrize("names", [["b", "g", "r"], ["Green", "Red", "Blue"]])
 def test_channels_are_found_by_name(build: SimpleNamespace, names: list[str]) -> None:
     pixels = np.stack([np.full((20, 30), i, dtype=np.uint8) for i in range(len(names))])
     image = build.image(pixels, c_coords=names)
@@ -48,10 +48,32 @@ def test_channels_are_found_by_name(build: SimpleNamespace, names: list[str]) ->
     assert found == [letters.index(color) for color in "rgb"]
 
 
-def test_dropping_alpha_keeps_the_chunks(build: SimpleNamespace) -> None:
-    pixels = da.zeros((4, 60, 60), chunks=(1, 20, 30), dtype=np.uint8)
-    image = build.image(pixels, c_coords=["r", "g", "b", "a"])
-    assert level_array(image, 0).chunks == ((1, 1, 1), (20, 20, 20), (30, 30))
+@pytest.mark.parametrize("names", [["r", "g", "b", "a"], ["Alpha", "Green", "Red", "Blue"]])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_what_is_transparent_is_white(build: SimpleNamespace, names: list[str], dtype: Any) -> None:
+    """As Pillow lays a picture over white, for every alpha and colour, in chunks of any form."""
+    y, x = np.indices((256, 256))
+    planes = {"r": y, "g": (y * 7 + x) % 256, "b": 255 - y, "a": x}
+    stacked = np.stack([planes[name[0].lower()] for name in names]).astype(np.uint8)
+    lazy = da.from_array(stacked.view(dtype), chunks=(1, 100, 60))
+    image = build.image(lazy, c_coords=names)
+    check_rgb_uint8(image, "he")
+    array = level_array(image, 0)
+    assert (array.chunks[0], array.dtype) == ((3,), np.uint8)
+    rgba = Image.fromarray(np.stack([planes[c] for c in "rgba"], 2).astype(np.uint8))
+    white = Image.new("RGBA", rgba.size, "white")
+    expected = np.asarray(Image.alpha_composite(white, rgba).convert("RGB")).transpose(2, 0, 1)
+    difference = array.compute().astype(int) - expected
+    assert np.abs(difference).max() <= 1  # Pillow rounds in another place
+    opaque = x == 255
+    np.testing.assert_array_equal(array.compute()[:, opaque], expected[:, opaque])
+    assert (array.compute()[:, x == 0] == 255).all()
+
+
+def test_premultiplied_colours_are_not_multiplied_again() -> None:
+    colors, alpha = np.full((3, 1, 3), 60, np.uint8), np.array([[0, 120, 255]], np.uint8)
+    assert over_white(colors, alpha, premultiplied=True)[0].tolist() == [[255, 195, 60]]
+    assert over_white(colors, alpha)[0].tolist() == [[255, 163, 60]]
 
 
 def test_unnamed_channels_stand_as_they_are(build: SimpleNamespace) -> None:
@@ -65,8 +87,8 @@ def test_unnamed_channels_stand_as_they_are(build: SimpleNamespace) -> None:
 )
 def test_other_channels_are_refused(build: SimpleNamespace, names: list[Any]) -> None:
     image = build.image(np.zeros((len(names), 9, 9), np.uint8), c_coords=names)
-    with pytest.raises(InputValueError, match=f"'he' has {len(names)} channels.*alpha is dropped"):
-        check_rgb_uint8(image, "he")
+    with pytest.raises(InputValueError, match=f"'he' has {len(names)} channels.*laid over white"):
+        check_rgb_uint8(image, "he", named=True)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int64, bool])

@@ -17,36 +17,89 @@ def add_image(sdata: SpatialData, build: SimpleNamespace, name: str, factor: flo
     sdata.images[name] = build.image(build.picture(60, 80), systems)
 
 
-def test_finest_image_is_taken_and_logged(
+def test_other_stains_are_never_taken_for_the_tissue(
     build: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Not one channel, and not three finer ones of 8 bits either; what they are is in their names."""
     sdata = build.slide()
-    add_image(sdata, build, "low", 8)
-    add_image(sdata, build, "fine", 0.5)
-    sdata.images["stain"] = build.image(
-        np.zeros((1, 900, 900), np.uint8), {"global": build.scale(0.1)}, c_coords=["dapi"]
-    )
+    for name, channels in {
+        "if": ["DAPI", "CD3", "CD8"],
+        "dapi": ["DAPI"],
+        "picked": [0, 2, 3],
+    }.items():
+        stain = np.zeros((len(channels), 900, 900), np.uint8)
+        sdata.images[name] = build.image(stain, {"global": build.scale(0.1)}, c_coords=channels)
     with caplog.at_level(logging.INFO, logger="rankbygene"):
         (frame,) = resolve(sdata)
-    assert frame.image_key == "fine"
-    assert frame.um_per_unit == 0.5
-    assert "took the finest image 'fine'" in caplog.text
-    (frame,) = resolve(sdata, SpatialSetup(image_key="low"))
-    assert (frame.image_key, frame.um_per_unit) == ("low", 0.5)
+    assert frame.image_key == "he"
+    assert "took the image 'he' (others: ['if', 'dapi', 'picked'])" in caplog.text
+    del sdata.images["he"]
+    with pytest.raises(InputValueError, match=r"'CD3'.*not red, green and blue.*image_key='if'"):
+        resolve(sdata, SpatialSetup(um_per_px=0.5))
+    (frame,) = resolve(sdata, SpatialSetup(image_key="if", um_per_px=0.5))
+    assert frame.image_key == "if"
+    assert "['DAPI', 'CD3', 'CD8'] are taken for red, green and blue" in caplog.text
 
 
-def test_equally_fine_images_are_not_guessed(build: SimpleNamespace) -> None:
+@pytest.mark.parametrize("factor", [8, 0.5, 1])
+def test_whose_image_it_is_is_not_guessed(build: SimpleNamespace, factor: float) -> None:
+    """Neither the finer nor the equally fine one, wherever the spots lie."""
     sdata = build.slide()
-    add_image(sdata, build, "twin", 1)
-    with pytest.raises(InputValueError, match=r"\['he', 'twin'\] are equally fine.*image_key="):
+    add_image(sdata, build, "other", factor)
+    with pytest.raises(InputValueError) as caught:
+        resolve(sdata)
+    for part in ("'he' (160 x 120 px", "'other' (80 x 60 px", "image_key={'spots': ...} where"):
+        assert part in str(caught.value)
+    (frame,) = resolve(sdata, SpatialSetup(image_key={"spots": "other"}))
+    assert (frame.image_key, frame.um_per_unit) == ("other", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "channels"),
+    [(np.zeros((3, 9, 9), np.uint16), ["r", "g", "b"]), (np.zeros((4, 9, 9), np.uint8), range(4))],
+)
+def test_the_only_readable_image_is_not_the_only_one(
+    build: SimpleNamespace, pixels: np.ndarray, channels: list[object]
+) -> None:
+    """The slide's own picture may be the one that cannot be read, and the other its neighbour's."""
+    sdata = build.slide()
+    sdata.images["own"] = build.image(pixels, c_coords=channels)
+    with pytest.raises(InputValueError, match=rf"'he'.*'own' \(9 x 9 px, {pixels.dtype}\)"):
         resolve(sdata)
 
 
-def test_images_in_different_systems_are_compared_in_region_units(build: SimpleNamespace) -> None:
+def test_pictures_of_one_library_are_one_picture(build: SimpleNamespace) -> None:
+    sdata = build.slide()
+    sdata.images["S1_full_image"] = sdata.images.pop("he")
+    for name, factor in {"S1_hires_image": 4, "S1_lowres_image": 8}.items():
+        add_image(sdata, build, name, factor)
+    assert resolve(sdata)[0].image_key == "S1_full_image"
+    add_image(sdata, build, "S2_full_image", 1)
+    with pytest.raises(InputValueError, match="4 images could be"):
+        resolve(sdata)
+
+
+def test_systems_that_disagree_are_not_guessed(build: SimpleNamespace) -> None:
+    """Everything is in `global` until somebody aligns it in a system of its own."""
+    shifted = build.affine([[1, 0, 30], [0, 1, -4], [0, 0, 1]])
+    systems = {"global": Identity(), "aligned": Identity(), "um": build.scale(0.5)}
+    image = build.image(build.picture(), systems)
+    sdata = build.slide(image=image, systems={"global": Identity(), "aligned": shifted})
+    with pytest.raises(
+        InputValueError, match=r"'aligned' differ by up to 30 px.*coordinate_system"
+    ):
+        resolve(sdata)
+    (frame,) = resolve(sdata, SpatialSetup(coordinate_system="aligned"))
+    np.testing.assert_array_equal(frame.centers[0], [70, 26])
+
+
+def test_an_image_is_found_in_any_shared_system(build: SimpleNamespace) -> None:
     sdata = build.slide(systems={"global": Identity(), "other": build.scale(10)})
     systems = {"other": build.scale(5), "um": build.scale(0.25)}
     sdata.images["fine"] = build.image(build.picture(240, 320), systems)
-    (frame,) = resolve(sdata)
+    with pytest.raises(InputValueError, match="2 images could be"):
+        resolve(sdata)
+    (frame,) = resolve(sdata, SpatialSetup(coordinate_system="other"))
     assert (frame.image_key, frame.coordinate_system, frame.um_per_unit) == ("fine", "other", 0.05)
     (frame,) = resolve(sdata, SpatialSetup(coordinate_system="global"))
     assert (frame.image_key, frame.um_per_unit) == ("he", 0.5)

@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity
 
 from rankbygene.data import SpatialSetup, resolve
-from rankbygene.data._scale import hexagon_pitch
+from rankbygene.data._scale import check_pixel_size, check_um_per_px, hexagon_pitch
 from rankbygene.errors import InputValueError
 
 
@@ -108,9 +108,67 @@ def test_um_per_px_is_that_of_the_image(build: SimpleNamespace) -> None:
     image = build.image(build.picture(), {"global": build.scale(4)})
     (frame,) = resolve(build.slide(image=image), SpatialSetup(um_per_px=2.0))
     assert frame.um_per_unit == 0.5
-    for value in (0.0, -1.0, np.nan):
-        with pytest.raises(InputValueError, match="must be a positive number"):
+
+
+@pytest.mark.parametrize("value", [0.0273, 1e6, 0, -0.5, np.inf, np.nan, "0,25", "", None, True])
+def test_no_microscope_has_such_pixels(build: SimpleNamespace, value: Any) -> None:
+    with pytest.raises(InputValueError) as caught:
+        check_um_per_px(value, "the label")
+    for part in ("0.05 to 50", f"the label says {value!r}", "um_per_px="):
+        assert part in str(caught.value).replace("np.float64(", "")
+    if value is not None:
+        with pytest.raises(InputValueError, match=r"0\.05 to 50.*um_per_px says"):
             resolve(build.slide(), SpatialSetup(um_per_px=value))
+
+
+def test_right_pixels_are_right_however_they_are_written() -> None:
+    for value in (0.25, "0.25", np.float32(0.25), " 2.5e-1 "):
+        assert check_um_per_px(value, "") == 0.25
+    assert (check_um_per_px(0.05, ""), check_um_per_px(50, "")) == (0.05, 50)
+    assert check_pixel_size(0.25, "0.251", "") == pytest.approx(0.2505, abs=1e-6)
+    with pytest.raises(InputValueError, match=r"0\.25 um wide and 0\.5 um high.*um_per_px"):
+        check_pixel_size(0.25, 0.5, "OME")
+
+
+@pytest.mark.parametrize("where", ["system", "table", "lattice", "diameter"])
+def test_every_source_is_checked(build: SimpleNamespace, where: str) -> None:
+    """Ten times too fine, wherever it is written."""
+    if where == "system":
+        image = build.image(build.picture(), {"global": Identity(), "um": build.scale(0.0273)})
+        sdata = build.slide(image=image)
+    elif where == "table":
+        sdata = without_scale(build)
+        library = {"scalefactors": {"microns_per_pixel": 0.0273}}
+        sdata.tables["table"].uns["spatial"] = {"lib": library}
+    elif where == "lattice":
+        index, centers = lattice(2, 2, 100 / 0.0273)
+        sdata = without_scale(build, centers)
+        sdata.tables["table"].obs[["array_row", "array_col"]] = index
+    else:
+        sdata = without_scale(build, radius=55 / 2 / 0.0273)
+        sdata.attrs["spatialdata_io_reader"] = "visium"
+    with pytest.raises(InputValueError, match=r"0\.05 to 50.*says 0\.0273"):
+        resolve(sdata)
+    (frame,) = resolve(sdata, SpatialSetup(um_per_px=0.273))
+    assert frame.um_per_unit == 0.273
+
+
+def test_systems_of_micrometres_that_disagree(build: SimpleNamespace) -> None:
+    systems = {"global": Identity(), "um": build.scale(0.25), "microns": build.scale(0.5)}
+    with pytest.raises(InputValueError, match=r"'um': 0\.25.*'microns': 0\.5.*um_per_px"):
+        resolve(build.slide(image=build.image(build.picture(), systems)))
+
+
+def test_a_library_of_another_region_tells_nothing(build: SimpleNamespace) -> None:
+    sdata = without_scale(build)
+    sdata.shapes["second"] = build.circles(sdata.shapes["spots"][["geometry"]].get_coordinates())
+    sdata.tables["table"] = build.table({"spots": range(4), "second": range(4)})
+    library = {"scalefactors": {"microns_per_pixel": 0.3}}
+    sdata.tables["table"].uns["spatial"] = {"spots": library}
+    with pytest.raises(InputValueError, match="unknown; looked at .*'spots': 0.3"):
+        resolve(sdata)
+    sdata.tables["table"].uns["spatial"] = {"both": library}
+    assert [frame.um_per_unit for frame in resolve(sdata)] == [0.3, 0.3]
 
 
 def test_spots_of_the_visium_reader(build: SimpleNamespace) -> None:

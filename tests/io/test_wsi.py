@@ -268,11 +268,99 @@ def test_an_unknown_scale_is_refused(tmp_path: Path, picture: Any, caplog: Any) 
     )
     with pytest.raises(ValueError, match="unknown"):
         rbg.io.read_wsi(tmp_path / "print.tif")
-    with pytest.raises(ValueError, match="positive number"):
+    with pytest.raises(ValueError, match="0.05 to 50"):
         rbg.io.read_wsi(path, um_per_px=0)
     known = write_svs(tmp_path / "known.svs", picture)
     rbg.io.read_wsi(known, um_per_px=0.25)
     assert "um_per_px=0.25 is used" in caplog.text
+
+
+@pytest.mark.parametrize("mpp", ["0.0273", "0,25", "inf", "-0.5", "1e6"])
+def test_an_impossible_scale_is_refused(
+    tmp_path: Path, picture: Any, caplog: Any, mpp: str
+) -> None:
+    """And never replaced by another number of the file, but by the user's."""
+    path = write_svs(
+        tmp_path / "s.svs", picture, mpp=f"|MPP = {mpp}", resolution=(4e4, 4e4), resolutionunit=3
+    )
+    with pytest.raises(ValueError, match=rf"Aperio.*s\.svs says '{mpp}'.*um_per_px") as caught:
+        rbg.io.read_wsi(path)
+    assert isinstance(caught.value, rbg.errors.RankByGeneError)
+    image = rbg.io.read_wsi(path, um_per_px=0.25).images["s_image"]
+    scale = get_transformation(image, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    assert scale[0, 0] == 0.25
+    assert mpp in caplog.text
+
+
+@pytest.mark.parametrize("size", ["0,25", "inf", "0.0273", "-1"])
+def test_impossible_sizes_of_ome_are_refused(tmp_path: Path, picture: Any, size: str) -> None:
+    path = write_ome(tmp_path / "s.ome.tif", picture)
+    whole = path.read_bytes()
+    old = b'PhysicalSizeX="499.0" PhysicalSizeXUnit="nm"'
+    assert whole.count(old) == 1
+    new = f'PhysicalSizeX="{size}" PhysicalSizeXUnit="um"'.encode()
+    path.write_bytes(whole.replace(old, new.ljust(len(old))))
+    with pytest.raises(ValueError, match=r"PhysicalSizeX.*says.*um_per_px"):
+        rbg.io.read_wsi(path)
+    path.write_bytes(whole.replace(old, b'PhysicalSizeX=""'.ljust(len(old))))
+    with pytest.raises(ValueError, match=r"unknown.*PhysicalSizeX.*um_per_px"):
+        rbg.io.read_wsi(path)
+    path.write_bytes(whole.replace(b'PhysicalSizeY="499.0"', b'PhysicalSizeY="998.0"'))
+    with pytest.raises(ValueError, match=r"0\.499 um wide and 0\.998 um high"):
+        rbg.io.read_wsi(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit"),
+    [("um", 2), ("micron", 2), ("\\u00B5m", 2), ("mm", 2000), ("inch", 50_800), ("cm", 20_000)],
+)
+def test_units_of_imagej(tmp_path: Path, picture: Any, unit: str, per_unit: float) -> None:
+    def write(unit: str) -> Path:
+        tifffile.imwrite(
+            tmp_path / "s.tif",
+            picture,
+            imagej=True,
+            resolution=(per_unit, per_unit),
+            metadata={"unit": unit, "axes": "YXS"},
+        )
+        return tmp_path / "s.tif"
+
+    image = rbg.io.read_wsi(write(unit)).images["s_image"]
+    scale = get_transformation(image, "um").to_affine_matrix(("x", "y"), ("x", "y"))
+    np.testing.assert_allclose(np.diag(scale)[:2], 0.5)
+    with pytest.raises(ValueError, match="unknown.*ImageJ.*um_per_px"):
+        rbg.io.read_wsi(write("pixel"))
+
+
+@pytest.mark.parametrize("kind", ["straight", "premultiplied", "unsaid", "png"])
+def test_what_was_not_scanned_is_white(tmp_path: Path, picture: Any, kind: str) -> None:
+    alpha = np.full(picture.shape[:2], 255, np.uint8)
+    alpha[:, :300], alpha[:, 300:400] = 0, 128
+    colors = picture.copy()
+    expected = np.rint(
+        (colors.astype(float) * alpha[..., None] + 255.0 * (255.0 - alpha[..., None])) / 255
+    )
+    if kind == "premultiplied":
+        colors = np.rint(colors * (alpha[..., None] / 255)).astype(np.uint8)
+    rgba = np.dstack([colors, alpha])
+    if kind == "png":
+        Image.fromarray(rgba).save(tmp_path / "s.png")
+    else:
+        extra = {"straight": "unassalpha", "premultiplied": "assocalpha", "unsaid": "unspecified"}
+        tifffile.imwrite(
+            tmp_path / "s.tif",
+            rgba,
+            photometric="rgb",
+            tile=(256, 256),
+            extrasamples=[extra[kind]],
+            metadata=None,
+        )
+    path = tmp_path / ("s.png" if kind == "png" else "s.tif")
+    image = rbg.io.read_wsi(path, um_per_px=0.5).images["s_image"]
+    pixels = level_array(image, 0).compute().transpose(1, 2, 0).astype(int)
+    wanted = picture if kind == "unsaid" else expected
+    assert np.abs(pixels - wanted).max() <= 1
+    np.testing.assert_array_equal(pixels[:, 400:], picture[:, 400:])
 
 
 def test_an_ordinary_picture_needs_its_scale(tmp_path: Path, picture: Any) -> None:

@@ -23,7 +23,7 @@ class SpatialSetup:
     table_key
         Table that holds the counts and annotates the spots.
     image_key
-        H&E image, or ``{region: image}``. ``None`` takes the finest RGB image that shares a
+        H&E image, or ``{region: image}``. ``None`` takes the only RGB image that shares a
         coordinate system with the region.
     layer
         Layer of the table that holds counts; ``None`` is ``X``.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rankbygene")
 
 # Tiles are square both in pixels and in tissue, so the two axes must share one scale.
-_MAX_ANISOTROPY = 1.01
+MAX_ANISOTROPY = 1.01
 # A centre on the image's edge may leave it by rounding in the inverse of the transformation.
 _EDGE_PX = 1e-6
 
@@ -35,10 +35,10 @@ def similarity_scale(matrix: NDArray[np.float64]) -> float:
     if not np.isfinite(large) or small <= large * 1e-9:
         msg = f"the transformation is singular or not finite:\n{matrix}\nSet an invertible one."
         raise InputValueError(msg)
-    if large > small * _MAX_ANISOTROPY:
+    if large > small * MAX_ANISOTROPY:
         msg = (
             f"the transformation stretches one axis {large / small:.3g} times as much as the other "
-            f"(at most {_MAX_ANISOTROPY} is allowed, tiles are square):\n{matrix}\n"
+            f"(at most {MAX_ANISOTROPY} is allowed, tiles are square):\n{matrix}\n"
             "Resample the image to square pixels, or correct the transformation."
         )
         raise InputValueError(msg)
@@ -141,7 +141,7 @@ def _choose_level(frame: SpotFrame, *, tile_um: float, tile_px: int) -> tuple[in
     for level in range(n_levels(image)):
         large, small = _stretches(level_to_system(image, level, frame.coordinate_system))
         # Halving odd sizes stretches the smallest levels unevenly; those are not worth reading.
-        if level > 0 and large > small * _MAX_ANISOTROPY:
+        if level > 0 and large > small * MAX_ANISOTROPY:
             break
         um_per_px = float(np.sqrt(large * small)) * frame.um_per_unit
         if level > 0 and round(tile_um / um_per_px) < tile_px:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -16,7 +17,11 @@ from rankbygene.errors import InputTypeError, InputValueError
 
 Image: TypeAlias = DataArray | DataTree
 
+logger = logging.getLogger("rankbygene")
+
+WHITE = 255
 _AXES = ("x", "y")
+_NO_PIXELS = np.empty((0, 0, 0), np.uint8)
 _CHANNEL_NAMES = {"red": "r", "green": "g", "blue": "b", "alpha": "a"}
 
 
@@ -48,28 +53,69 @@ def level_to_system(image: Image, level: int, system: str) -> NDArray[np.float64
 
 
 def level_array(image: Image, level: int) -> da.Array:
-    """Return a level as a lazy ``(3, y, x)`` uint8 array, channels in the order r, g, b."""
+    """Return a level as a lazy ``(3, y, x)`` uint8 array, channels in the order r, g, b.
+
+    What is transparent shows white, as glass does.
+    """
     element = _levels(image)[level].transpose("c", "y", "x")
-    order = _rgb_channels(element)
+    # Three channels of other names are those that the user chose.
+    order = _color_positions(element) or [0, 1, 2]
     data = element.data
+    if len(order) == 4:
+        # Whole in the channels, since each colour needs its alpha.
+        straight = (data if order == [0, 1, 2, 3] else data[order]).rechunk({0: -1})
+        laid: da.Array = straight.map_blocks(
+            _laid_over_white, chunks=(3, *straight.chunks[1:]), dtype=np.uint8, meta=_NO_PIXELS
+        )
+        return laid
     # A slice is a view; a list of channels copies every chunk.
     data = data[:3] if order == [0, 1, 2] else data[order]
     # Files hold what they declare, and are read without dask as long as nothing is mapped.
     pixels: da.Array = (
         data
         if StoredImage.behind(data)
-        else data.map_blocks(_as_uint8, dtype=np.uint8, meta=np.empty((0, 0, 0), "u1"))
+        else data.map_blocks(_as_uint8, dtype=np.uint8, meta=_NO_PIXELS)
     )
     return pixels
 
 
-def check_rgb_uint8(image: Image, name: str) -> None:
+def over_white(
+    colors: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """Lay a transparent picture over white: what was not scanned looks like glass.
+
+    Parameters
+    ----------
+    colors
+        ``[3, y, x]``.
+    alpha
+        ``[y, x]``; 0 is transparent, 255 opaque.
+    premultiplied
+        Whether the colours were multiplied by alpha already, as TIFF's associated alpha says.
+    """
+    # Sixteen bits hold 255 * 255; half of 255 rounds the division.
+    opaque = alpha.astype(np.uint16)
+    # Colours above their alpha would leave the range.
+    own = np.minimum(colors, alpha) * np.uint16(WHITE) if premultiplied else colors * opaque
+    laid: NDArray[np.uint8] = ((own + WHITE * (WHITE - opaque) + WHITE // 2) // WHITE).astype("u1")
+    return laid
+
+
+def check_rgb_uint8(image: Image, name: str, *, named: bool = False) -> None:
     """Refuse an image that cannot be read as 8-bit RGB, by what it declares.
+
+    Parameters
+    ----------
+    image, name
+        The image.
+    named
+        Whether the user chose it. Then three channels of other names, which could as well be
+        stains under fluorescence, stand for red, green and blue.
 
     Raises
     ------
     InputValueError
-        The image has a z axis, or channels other than three or r, g, b and a.
+        The image has a z axis, or channels other than red, green, blue and alpha.
     InputTypeError
         The pixels are not 8-bit.
     """
@@ -77,17 +123,36 @@ def check_rgb_uint8(image: Image, name: str) -> None:
     if set(element.dims) != {"c", "y", "x"}:
         msg = f"image {name!r} has the axes {tuple(element.dims)}; only 2-D images (c, y, x) work"
         raise InputValueError(msg)
-    if not _rgb_channels(element):
-        channels = list(element.coords["c"].to_numpy().tolist())
+    channels = list(element.coords["c"].to_numpy().tolist())
+    if len(channels) != 3 and not _color_positions(element):
         msg = (
             f"image {name!r} has {len(channels)} channels {channels[:8]}; needs 3, or r, g, b and "
-            "a (alpha is dropped). Select three with `image.sel(c=[...])`, or name them with "
+            "a (alpha is laid over white). Select three with `image.sel(c=[...])`, or name them with "
             "`Image2DModel.parse(..., c_coords=['r', 'g', 'b', 'a'])`."
         )
         raise InputValueError(msg)
+    if not _color_positions(element):
+        if not named:
+            msg = (
+                f"image {name!r} has the channels {channels}, which are not red, green and blue by "
+                f"their names; pass image_key={name!r} if they are, in this order, or name them with "
+                "`Image2DModel.parse(..., c_coords=['r', 'g', 'b'])`"
+            )
+            raise InputValueError(msg)
+        logger.warning(
+            "image %r: its channels %s are taken for red, green and blue", name, channels
+        )
     # Some readers declare int8 for blocks that hold uint8; `_as_uint8` settles it per block.
     if element.dtype not in (np.uint8, np.int8):
         raise InputTypeError(_dtype_message(f"image {name!r}", element.dtype))
+
+
+def may_be_rgb(image: Image) -> bool:
+    """Say whether an image could show colours by its channels, whatever type its pixels have."""
+    element = finest_level(image)
+    return "c" in element.dims and bool(
+        _color_positions(element) or _names(element) == ["0", "1", "2", "3"]
+    )
 
 
 def _levels(image: Image) -> Sequence[DataArray]:
@@ -97,13 +162,23 @@ def _levels(image: Image) -> Sequence[DataArray]:
     return [next(iter(node.data_vars.values())) for node in nodes]
 
 
-def _rgb_channels(element: DataArray) -> list[int]:
-    """Return the positions of red, green and blue; an empty list where there are none."""
+def _names(element: DataArray) -> list[str]:
     names = [str(name).lower() for name in element.coords["c"].to_numpy().tolist()]
-    names = [_CHANNEL_NAMES.get(name, name) for name in names]
-    if set(names) in ({"r", "g", "b"}, {"r", "g", "b", "a"}) and len(names) == len(set(names)):
-        return [names.index(color) for color in "rgb"]
-    return [0, 1, 2] if len(names) == 3 else []
+    return [_CHANNEL_NAMES.get(name, name) for name in names]
+
+
+def _color_positions(element: DataArray) -> list[int]:
+    """Return where red, green, blue, and alpha if there is one, are; empty if names tell otherwise."""
+    names = _names(element)
+    for colors in ("rgb", "rgba"):
+        if sorted(names) == sorted(colors):
+            return [names.index(color) for color in colors]
+    return [0, 1, 2] if names == ["0", "1", "2"] else []
+
+
+def _laid_over_white(block: NDArray[np.generic]) -> NDArray[np.uint8]:
+    *_, alpha = pixels = _as_uint8(block)
+    return over_white(pixels[:3], alpha)
 
 
 def _as_uint8(block: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -99,9 +99,9 @@ def frame_from_shapes(
     sdata: SpatialData,
     shapes_key: str,
     *,
-    image_key: str | None = None,
+    image_key: str | Mapping[str, str] | None = None,
     coordinate_system: str | None = None,
-    um_per_px: float | None = None,
+    um_per_px: float | Mapping[str, float] | None = None,
     name: str | None = None,
 ) -> SpotFrame:
     """Place every element of a region, without a table; for prediction from the image alone.
@@ -133,6 +133,7 @@ def frame_from_shapes(
         msg = f"{shapes_key!r} is empty; pass shapes or labels that hold elements"
         raise InputValueError(msg)
     setup = SpatialSetup("", image_key, None, coordinate_system, None, um_per_px)
+    image_key = _for_region(image_key, shapes_key, "image_key")
     return _place(
         sdata,
         setup,

@@ -1,8 +1,10 @@
-"""Micrometres per unit of a coordinate system: the places where that is written, in order."""
+"""Micrometres per unit of a coordinate system: where that is written, in order, and what is believed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,69 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 
-from rankbygene.data._geometry import similarity_scale
+from rankbygene.data._geometry import MAX_ANISOTROPY, similarity_scale
 from rankbygene.data._images import level_to_system
 from rankbygene.data._registration import MICROMETRE_SYSTEMS, Registration, systems_of
 from rankbygene.errors import InputValueError
 
+# An oil objective at 100x makes 0.05; the smallest pictures that Space Ranger keeps have up to 45.
+MICROSCOPE_UM_PER_PX = (0.05, 50.0)
 # Distance of neighbouring Visium spots, and their printed diameter.
 VISIUM_PITCH_UM = 100.0
 VISIUM_SPOT_UM = 55.0
 _LATTICE_TOLERANCE = 0.05
 _EQUAL_RADII = 0.01
+
+
+def check_um_per_px(value: object, source: str) -> float:
+    """Return micrometres per pixel of an image's finest level, if a microscope can have made it.
+
+    Every reader and every source goes through here, what the user says included.
+
+    Parameters
+    ----------
+    value
+        A number, or what stands in its place.
+    source
+        Where it is written, as in ``um_per_px`` or ``MPP of the Aperio description``.
+
+    Raises
+    ------
+    InputValueError
+        It is not a number, or outside of :data:`MICROSCOPE_UM_PER_PX`.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    low, high = MICROSCOPE_UM_PER_PX
+    if isinstance(value, bool | np.bool_) or not low <= number <= high:
+        found = repr(value) if isinstance(value, str | bool) else value
+        msg = (
+            f"micrometres per pixel must be a number from {low:g} to {high:g}, what microscopes and "
+            f"slide scanners make; {source} says {found}. Pass the right um_per_px=... (of the "
+            "image's finest level)."
+        )
+        raise InputValueError(msg)
+    return number
+
+
+def check_pixel_size(x: object, y: object, source: str) -> float:
+    """Return micrometres per pixel where both axes are given; pixels have to be square.
+
+    Raises
+    ------
+    InputValueError
+        As for :func:`check_um_per_px`, or the axes differ by more than 1 %.
+    """
+    across, down = check_um_per_px(x, source), check_um_per_px(y, source)
+    if max(across, down) > min(across, down) * MAX_ANISOTROPY:
+        msg = (
+            f"{source} says that pixels are {across:g} um wide and {down:g} um high, and tiles are "
+            "square; resample the image, or pass the right um_per_px=... (of its finest level)"
+        )
+        raise InputValueError(msg)
+    return math.sqrt(across * down)
 
 
 def micrometres_per_unit(
@@ -50,20 +105,25 @@ def micrometres_per_unit(
     Raises
     ------
     InputValueError
-        ``um_per_px`` is not positive, or nothing tells the scale.
+        Nothing tells the scale, or it is one that no microscope has.
     """
-    if um_per_px is not None:
-        return _from_user(um_per_px, registration), f"um_per_px={um_per_px:g}"
     region_scale = similarity_scale(registration.region_matrix)
     looked: list[str] = []
-    for found in (
-        _from_system(sdata, registration, looked),
-        _from_table(table, region, region_scale, looked),
-        _from_lattice(centers, array_index, looked),
-        _from_diameter(sdata, region, region_scale, array_index, looked),
-    ):
+    sources = (
+        partial(_from_user, um_per_px, registration),
+        partial(_from_system, sdata, registration, looked),
+        partial(_from_table, table, region, region_scale, looked),
+        partial(_from_lattice, centers, array_index, looked),
+        partial(_from_diameter, sdata, region, region_scale, array_index, looked),
+    )
+    # A source is looked at only when those before it say nothing.
+    for look in sources:
+        found = look()
         if found is not None:
-            return found
+            per_unit, source = found
+            # Units are those of the system; the bounds are those of pixels.
+            check_um_per_px(per_unit * registration.image_scale, source)
+            return per_unit, source
     msg = (
         f"micrometres per pixel of {registration.image_key!r} are unknown; looked at "
         f"{'; '.join(looked)}. Pass um_per_px=... (of the image's finest level)."
@@ -71,11 +131,11 @@ def micrometres_per_unit(
     raise InputValueError(msg)
 
 
-def _from_user(um_per_px: float, registration: Registration) -> float:
-    if not (np.isfinite(um_per_px) and um_per_px > 0):
-        msg = f"um_per_px must be a positive number, found {um_per_px}"
-        raise InputValueError(msg)
-    return float(um_per_px) / registration.image_scale
+def _from_user(um_per_px: float | None, registration: Registration) -> tuple[float, str] | None:
+    if um_per_px is None:
+        return None
+    value = check_um_per_px(um_per_px, "um_per_px")
+    return value / registration.image_scale, f"um_per_px={value:g}"
 
 
 def _from_system(
@@ -83,13 +143,23 @@ def _from_system(
 ) -> tuple[float, str] | None:
     image = sdata.images[registration.image_key]
     systems = systems_of(image)
-    for system in systems:
-        if system.lower() in MICROMETRE_SYSTEMS:
-            um_per_px = similarity_scale(level_to_system(image, 0, system))
-            source = f"coordinate system {system!r} of {registration.image_key!r}"
-            return um_per_px / registration.image_scale, source
-    looked.append(f"the systems of the image ({systems}, none of them micrometres)")
-    return None
+    found = {
+        system: similarity_scale(level_to_system(image, 0, system))
+        for system in systems
+        if system.lower() in MICROMETRE_SYSTEMS
+    }
+    if not found:
+        looked.append(f"the systems of the image ({systems}, none of them micrometres)")
+        return None
+    if max(found.values()) > min(found.values()) * MAX_ANISOTROPY:
+        msg = (
+            f"the systems of {registration.image_key!r} that are named after micrometres disagree: a "
+            f"pixel is {found} wide; pass um_per_px=... (of the image's finest level)"
+        )
+        raise InputValueError(msg)
+    system, um_per_px = next(iter(found.items()))
+    source = f"coordinate system {system!r} of {registration.image_key!r}"
+    return um_per_px / registration.image_scale, source
 
 
 def _from_table(
@@ -98,23 +168,29 @@ def _from_table(
     """Read Space Ranger's ``microns_per_pixel``, which counts the pixels the shapes are in."""
     libraries = {} if table is None else table.uns.get("spatial", {})
     values = dict(_microns_per_pixel(libraries))
-    value = values.get(region)
-    if value is None and len(set(values.values())) == 1:
-        value = next(iter(values.values()))
-    if value is None:
+    # A library that is called as another region is that region's.
+    others = set() if table is None else set(_regions(table)) - {region}
+    own = {values[region]} if region in values else {values[key] for key in set(values) - others}
+    if len(own) != 1:
         looked.append(f"uns['spatial'] of the table (microns_per_pixel: {values or 'absent'})")
         return None
-    return value / region_scale, "microns_per_pixel in uns['spatial'] of the table"
+    source = "microns_per_pixel in uns['spatial'] of the table"
+    return check_um_per_px(own.pop(), source) / region_scale, source
 
 
-def _microns_per_pixel(libraries: Any) -> Iterator[tuple[str, float]]:
+def _regions(table: AnnData) -> list[str]:
+    regions = table.uns.get("spatialdata_attrs", {}).get("region", [])
+    return [regions] if isinstance(regions, str) else list(regions)
+
+
+def _microns_per_pixel(libraries: Any) -> Iterator[tuple[str, Any]]:
     if not isinstance(libraries, Mapping):
         return
     for name, library in libraries.items():
         factors = library.get("scalefactors", {}) if isinstance(library, Mapping) else {}
         value = factors.get("microns_per_pixel")
-        if value is not None and float(value) > 0:
-            yield str(name), float(value)
+        if value is not None:
+            yield str(name), value
 
 
 def _from_lattice(

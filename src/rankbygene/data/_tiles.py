@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from rankbygene.data._chunks import Position, decode_chunks
 from rankbygene.data._geometry import plan_tiles
-from rankbygene.data._images import level_array
+from rankbygene.data._images import WHITE, level_array
 from rankbygene.data._pieces import Pieces
 
 if TYPE_CHECKING:
     from rankbygene.data._frame import SpotFrame
 
-WHITE = 255
 # Finished tiles handed over together.
 _TILES_AT_ONCE = 256
 # Tiles resized together; more would only enlarge the temporary tensors.

@@ -26,9 +26,9 @@ def element_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
 
 
-def pixel_systems(um_per_x: float, um_per_y: float) -> dict[str, BaseTransformation]:
+def pixel_systems(um_per_px: float) -> dict[str, BaseTransformation]:
     """Coordinate systems of an image and of what is given in its pixels: pixels, and micrometres."""
-    return {"global": Identity(), "um": Scale([um_per_x, um_per_y], axes=("x", "y"))}
+    return {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
 
 
 def assemble(
@@ -42,7 +42,7 @@ def assemble(
     scale_factors: Sequence[int] | None,
 ) -> SpatialData:
     """Put an image ``[3, y, x]``, spot centres in its pixels ``[n, 2]`` and a table together."""
-    systems = pixel_systems(um_per_px, um_per_px)
+    systems = pixel_systems(um_per_px)
     region, ids = f"{name}_spots", table.obs_names.astype(str)
     table.obs["region"] = pd.Categorical([region] * table.n_obs)
     table.obs["spot_id"] = ids

@@ -108,7 +108,7 @@ def write_bag_h5(
     region
         Which of the table's regions; may be left out when there is one.
     image_key
-        Image whose finest level the coordinates count the pixels of; the finest RGB image by
+        Image whose finest level the coordinates count the pixels of; the only RGB image by
         default. Without any image they count the units of the system ``global``.
     patch_size
         Width of a tile in these pixels; by default that of the squares which the table annotates.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
+from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 from rankbygene.io._tiff import lazy_rgb, unreadable
@@ -25,7 +26,9 @@ _VISIUM_SPOT_UM = 55.0
 _SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
+def read_hest(
+    sample_id: str, path: str | Path | None = None, *, um_per_px: float | None = None
+) -> SpatialData:
     """Read a sample of HEST-1k.
 
     Parameters
@@ -36,6 +39,8 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
         Folder with the published layout: ``st/<id>.h5ad``, ``wsis/<id>.tif`` and
         ``metadata/<id>.json``. By default the sample is fetched from the Hugging Face hub, which asks
         for acceptance of its terms (CC-BY-NC-SA-4.0) and a login.
+    um_per_px
+        Micrometres per pixel of the image; goes before what the metadata say.
 
     Returns
     -------
@@ -69,7 +74,11 @@ def read_hest(sample_id: str, path: str | Path | None = None) -> SpatialData:
         msg = f"HEST sample {sample_id!r} is not complete: {', '.join(missing)} missing"
         raise InputValueError(msg)
     metadata = read_json_object(files["metadata"])
-    um_per_px = _pixel_size(metadata, files["metadata"])
+    written = f"{_PIXEL_SIZE!r} in {files['metadata']}"
+    if um_per_px is None:
+        um_per_px = check_um_per_px(metadata.get(_PIXEL_SIZE), written)
+    else:
+        um_per_px = check_um_per_px(um_per_px, "um_per_px")
     table = read_table(files["counts"])
     centers = _positions(table, files["counts"])
     fresh = ad.AnnData(X=table.X, obs=table.obs.copy(), var=table.var.copy())
@@ -126,14 +135,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _pixel_size(metadata: dict[str, Any], path: Path) -> float:
-    value = _positive(metadata.get(_PIXEL_SIZE))
-    if value is None:
-        msg = f"{path} has no usable {_PIXEL_SIZE!r}, found {metadata.get(_PIXEL_SIZE)!r}"
-        raise InputValueError(msg)
-    return value
-
-
 def _positive(value: object) -> float | None:
     """Give a positive finite number, and nothing for what is absent (null or NaN in the metadata)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -172,7 +173,9 @@ def _open_image(path: Path) -> Any:
     import tifffile
 
     try:
-        store = tifffile.imread(path, aszarr=True, key=0)
+        # Stays open: the pixels are read from it.
+        page = tifffile.TiffFile(path).pages.first
+        store = page.aszarr()
     except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
         raise InputValueError(unreadable(path, error)) from error
-    return lazy_rgb(store, path)
+    return lazy_rgb(store, path, page.extrasamples[:1])

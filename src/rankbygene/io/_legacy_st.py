@@ -16,6 +16,8 @@ from PIL import Image
 from scipy.sparse import csr_array
 
 from rankbygene._names import number_text, require_names
+from rankbygene.data._images import over_white
+from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 
@@ -93,14 +95,17 @@ def read_legacy_st(
         Spots and counts share no id or repeat one, counts are not integers, positions are not
         numbers, a length is not positive, or a file cannot be read.
     """
-    _check_lengths(pitch_um=pitch_um, spot_diameter_um=spot_diameter_um, um_per_px=um_per_px)
+    _check_lengths(pitch_um=pitch_um, spot_diameter_um=spot_diameter_um)
+    if um_per_px is not None:
+        um_per_px = check_um_per_px(um_per_px, "um_per_px")
     positions = _read_spots(Path(spots), spot_id, array, pixels, selected, obs_columns)
     matrix = _read_counts(Path(counts))
     matrix, positions = _join(matrix, positions, Path(counts), Path(spots))
     centers = positions[list(pixels)].to_numpy(np.float64)
     index = positions[list(array)].to_numpy(np.float64)
     if um_per_px is None:
-        um_per_px = pitch_um / fit_pitch(index, centers)
+        source = f"the array in {spots}, with pitch_um={pitch_um:g},"
+        um_per_px = check_um_per_px(pitch_um / fit_pitch(index, centers), source)
     obs = positions[list(obs_columns)].copy()
     obs["array_row"], obs["array_col"] = np.rint(index[:, ::-1]).astype(np.int64).T
     table = ad.AnnData(
@@ -137,11 +142,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 if picture.mode not in _MODES:
                     msg = f"image {path} has mode {picture.mode!r}; convert it to RGB of 8 bits"
                     raise InputValueError(msg)
-                pixels = np.asarray(picture.convert("RGB"))
+                clear = picture.has_transparency_data
+                pixels = np.asarray(picture.convert("RGBA" if clear else "RGB"))
     except (OSError, Image.DecompressionBombError) as error:
         msg = f"image {path} cannot be read: {error}"
         raise InputValueError(msg) from error
-    return pixels.transpose(2, 0, 1)
+    channels = pixels.transpose(2, 0, 1)
+    return over_white(channels[:3], channels[3]) if clear else channels
 
 
 def fit_pitch(index: NDArray[np.float64], centers: NDArray[np.float64]) -> float:
@@ -222,9 +229,9 @@ def _check_numbers(spots: pd.DataFrame, columns: Sequence[str], path: Path) -> p
     return numbers
 
 
-def _check_lengths(**lengths: float | None) -> None:
+def _check_lengths(**lengths: float) -> None:
     for name, value in lengths.items():
-        if value is not None and not (np.isfinite(value) and value > 0):
+        if not (np.isfinite(value) and value > 0):
             msg = f"{name} must be a positive number, found {value}"
             raise InputValueError(msg)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 import numpy as np
-from PIL import Image
 
+from rankbygene.data._images import over_white
 from rankbygene.errors import InputValueError
 from rankbygene.io._tiff import Pyramid
 
@@ -52,8 +52,8 @@ def open_with_openslide(path: Path, obstacle: str) -> Pyramid:
         da.from_array(level, chunks=(3, _CHUNK, _CHUNK), name=False)  # type: ignore[no-untyped-call]
         for level in levels
     ]
-    um_per_x, um_per_y = (float(slide.properties.get(f"openslide.mpp-{a}", 0)) for a in "xy")
-    um_per_px = (um_per_x, um_per_y) if min(um_per_x, um_per_y) > 0 else None
+    um_per_x, um_per_y = (slide.properties.get(f"openslide.mpp-{a}", "").strip() for a in "xy")
+    um_per_px = (um_per_x, um_per_y) if um_per_x and um_per_y else None
     return Pyramid(arrays, um_per_px, "openslide.mpp-x and openslide.mpp-y")
 
 
@@ -72,7 +72,5 @@ class _Level:
         factor = self._slide.level_downsamples[self._level]
         corner = round(columns.start * factor), round(rows.start * factor)
         region = self._slide.read_region(corner, self._level, (len(columns), len(rows)))
-        # What was not scanned is transparent; glass is white.
-        white = Image.new("RGBA", region.size, "white")
-        pixels = np.asarray(Image.alpha_composite(white, region).convert("RGB"))
-        return pixels.transpose(2, 0, 1)[list(channels)]
+        pixels = np.asarray(region).transpose(2, 0, 1)
+        return over_white(pixels[:3], pixels[3])[list(channels)]

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
+import numpy as np
 import tifffile
 import zarr
 
+from rankbygene.data._images import over_white
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PixelSize = tuple[float, float]
+# Along x and y, as the file has them: numbers to be checked, or text that is none.
+PixelSize = tuple[Any, Any]
 
 # Stored tiles are small, and each chunk has a price of its own; this many bytes are read together.
 _CHUNK_BYTES = 1 << 22
 # The resolution of TIFF is often that of a printer: 1200 dots per inch are 21 um.
 _LARGEST_PIXEL_UM = 20.0
-_UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-_NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)"
+_ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
+_UM_PER_UNIT = {
+    **dict.fromkeys(("\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m", "um", "\\u00b5m"), 1.0),
+    **dict.fromkeys(("micron", "microns", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("in", "inch", "inches", '"'), 25_400.0),
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +44,7 @@ class Pyramid:
     levels
         Lazy arrays ``[3, y, x]``, finest first.
     um_per_px
-        Micrometres per pixel of the finest level along x and y, where the file tells.
+        Micrometres per pixel of the finest level along x and y, where the file tells; not checked.
     source
         Where that is written in the file, or where it was looked for in vain.
     """
@@ -63,14 +71,22 @@ def open_tiff(path: Path) -> Pyramid:
             msg = f"{path} holds no picture of 3 or 4 channels (y, x, channel); found {found}"
             raise InputValueError(msg)
         slide = max(pictures, key=lambda series: series.levels[0].size)
-        levels = [lazy_rgb(slide.aszarr(level=i), path) for i in range(len(slide.levels))]
+        alpha = slide.keyframe.extrasamples[:1]
+        levels = [lazy_rgb(slide.aszarr(level=i), path, alpha) for i in range(len(slide.levels))]
     except (tifffile.TiffFileError, OSError) as error:
         raise InputValueError(unreadable(path, error)) from error
     return Pyramid(levels, *_pixel_size(tif, slide))
 
 
-def lazy_rgb(store: Any, path: Path) -> da.Array:
+def lazy_rgb(store: Any, path: Path, alpha: Sequence[int] = ()) -> da.Array:
     """Make a lazy array ``[3, y, x]`` of a picture that tifffile opened as a store of zarr.
+
+    Parameters
+    ----------
+    store, path
+        The picture, and its file.
+    alpha
+        What TIFF says of a fourth channel. One that is not said to be alpha is left out.
 
     Raises
     ------
@@ -91,6 +107,14 @@ def lazy_rgb(store: Any, path: Path) -> da.Array:
     if pixels.shape[0] not in (3, 4):
         pixels = pixels.transpose(2, 0, 1)
     rgb: da.Array = pixels[:3]
+    if pixels.shape[0] == 4 and set(alpha) & _ALPHA:
+        premultiplied = tifffile.EXTRASAMPLE.ASSOCALPHA in alpha
+        rgb = pixels.map_blocks(
+            lambda block: over_white(block[:3], block[3], premultiplied=premultiplied),
+            chunks=(3, *pixels.chunks[1:]),
+            dtype=pixels.dtype,
+            meta=np.empty((0, 0, 0), pixels.dtype),
+        )
     return rgb
 
 
@@ -132,6 +156,8 @@ def _written_sizes(
         )
     if tif.is_svs:
         yield "MPP of the Aperio description", _from_aperio(page.description)
+    if tif.is_imagej:
+        yield "the resolution and unit of ImageJ", _from_imagej(tif.imagej_metadata or {}, page)
     yield "the resolution of TIFF", _from_tags(page)
 
 
@@ -141,26 +167,50 @@ def _from_ome(metadata: str, index: int) -> PixelSize | None:
     pixels = images[index].get("Pixels", {}) if index < len(images) else {}
     sizes = []
     for axis in "XY":
-        unit = _UM_PER_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        size = pixels.get(f"PhysicalSize{axis}")
-        if unit is None or size is None or not float(size) > 0:
+        unit = _unit_um(pixels.get(f"PhysicalSize{axis}Unit", "um"))
+        size = pixels.get(f"PhysicalSize{axis}", "")
+        if unit is None or size == "":
             return None
-        sizes.append(float(size) * unit)
+        sizes.append(_times(size, unit))
     return sizes[0], sizes[1]
 
 
 def _from_aperio(description: str) -> PixelSize | None:
-    found = re.search(rf"\bMPP\s*=\s*{_NUMBER}", description)
-    size = float(found[1]) if found else 0.0
-    return (size, size) if size > 0 else None
+    found = re.search(r"\bMPP\s*=\s*([^|\r\n]*)", description)
+    size = found[1].strip() if found else ""
+    return (size, size) if size else None
+
+
+def _from_imagej(metadata: Mapping[str, Any], page: tifffile.TiffPage) -> PixelSize | None:
+    """Read ImageJ's pixels per unit, whose unit is not one of TIFF."""
+    unit = _unit_um(metadata.get("unit", ""))
+    if unit is None or "XResolution" not in page.tags or "YResolution" not in page.tags:
+        return None
+    per_unit = page.get_resolution()
+    return _inverse(per_unit[0], unit), _inverse(per_unit[1], unit)
 
 
 def _from_tags(page: tifffile.TiffPage) -> PixelSize | None:
-    if page.resolutionunit not in (tifffile.RESUNIT.INCH, tifffile.RESUNIT.CENTIMETER):
+    if page.resolutionunit <= tifffile.RESUNIT.NONE:
         return None
-    per_um = page.get_resolution(tifffile.RESUNIT.MICROMETER)
-    sizes = [1 / value if value > 0 else float("inf") for value in per_um]
-    return (sizes[0], sizes[1]) if max(sizes) <= _LARGEST_PIXEL_UM else None
+    x, y = (_inverse(value, 1.0) for value in page.get_resolution(tifffile.RESUNIT.MICROMETER))
+    return (x, y) if max(x, y) <= _LARGEST_PIXEL_UM else None
+
+
+def _unit_um(name: object) -> float | None:
+    return _UM_PER_UNIT.get(str(name).strip().lower())
+
+
+def _inverse(per_unit: float, unit_um: float) -> float:
+    return unit_um / per_unit if per_unit > 0 else float("inf")
+
+
+def _times(size: object, unit_um: float) -> object:
+    """Turn a number to micrometres, and leave what is none for the check to name."""
+    try:
+        return float(size) * unit_um  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return size
 
 
 def unreadable(path: Path, error: Exception) -> str:

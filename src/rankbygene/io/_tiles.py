@@ -13,18 +13,20 @@ import pandas as pd
 import shapely
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
-from spatialdata.transformations import get_transformation
+from spatialdata.transformations import Identity, get_transformation
 
 from rankbygene.data._annotation import join, read_annotation, region_rows
 from rankbygene.data._geometry import apply_affine, similarity_scale
 from rankbygene.data._images import level_shape
 from rankbygene.data._regions import check_region, region_centers
 from rankbygene.data._registration import register, systems_of
+from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from spatialdata.transformations import BaseTransformation
 
 _EQUAL_SIDES = 0.01
 
@@ -67,16 +69,15 @@ def slide_tiles(
     InputValueError
         A size is not positive, or a corner is not finite.
     """
-    for what, value in (("patch_size", side), ("um_per_px", um_per_px)):
-        if value is not None and not (np.isfinite(value) and value > 0):
-            msg = f"{what} must be a positive number, found {value}"
-            raise InputValueError(msg)
+    if not (np.isfinite(side) and side > 0):
+        msg = f"patch_size must be a positive number, found {side}"
+        raise InputValueError(msg)
     if not np.isfinite(corners).all():
         msg = f"coordinates of the tiles of {name!r} are not finite"
         raise InputValueError(msg)
-    systems = pixel_systems(um_per_px or 1.0, um_per_px or 1.0)
-    if um_per_px is None:
-        del systems["um"]
+    systems: dict[str, BaseTransformation] = {"global": Identity()}
+    if um_per_px is not None:
+        systems = pixel_systems(check_um_per_px(um_per_px, "um_per_px"))
     region = f"{element_name(name)}_tiles"
     x, y = corners.T
     squares = ShapesModel.parse(

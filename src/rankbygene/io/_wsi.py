@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,12 @@ from spatialdata.transformations import set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from rankbygene.data._images import check_rgb_uint8
+from rankbygene.data._scale import check_pixel_size, check_um_per_px
 from rankbygene.errors import InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 from rankbygene.io._legacy_st import read_image
 from rankbygene.io._openslide import open_with_openslide
-from rankbygene.io._tiff import PixelSize, Pyramid, open_tiff
+from rankbygene.io._tiff import Pyramid, open_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,8 @@ def read_wsi(
     Raises
     ------
     InputValueError
-        The file cannot be read or holds no colour picture, or nothing tells the size of a pixel.
+        The file cannot be read or holds no colour picture, or nothing tells the size of a
+        pixel, or it is one that no microscope has.
     InputTypeError
         The pixels are not 8-bit.
 
@@ -79,10 +80,10 @@ def read_wsi(
         msg = f"there is no file {path}"
         raise InputValueError(msg)
     pyramid = _open(path)
-    size = _pixel_size(pyramid, um_per_px, path)
+    pixel_um = _pixel_size(pyramid, um_per_px, path)
     name = element_name(path.stem.removesuffix(".ome") if name is None else name)
     key = f"{name}_image"
-    image = _multiscale(pyramid.levels, pixel_systems(*size))
+    image = _multiscale(pyramid.levels, pixel_systems(pixel_um))
     check_rgb_uint8(image, key)
     return SpatialData(images={key: image})
 
@@ -108,7 +109,7 @@ def _obstacle(tif: tifffile.TiffFile) -> str | None:
     return None
 
 
-def _pixel_size(pyramid: Pyramid, um_per_px: float | None, path: Path) -> PixelSize:
+def _pixel_size(pyramid: Pyramid, um_per_px: float | None, path: Path) -> float:
     found = pyramid.um_per_px
     if um_per_px is None:
         if found is None:
@@ -117,15 +118,18 @@ def _pixel_size(pyramid: Pyramid, um_per_px: float | None, path: Path) -> PixelS
                 "pass um_per_px=... of the finest level"
             )
             raise InputValueError(msg)
-        return found
-    if not (math.isfinite(um_per_px) and um_per_px > 0):
-        msg = f"um_per_px must be a positive number, found {um_per_px}"
-        raise InputValueError(msg)
-    if found is not None and abs(um_per_px / found[0] - 1) > _DISAGREEMENT:
-        logger.warning(
-            "%s: um_per_px=%g is used, though %s says %g", path, um_per_px, pyramid.source, found[0]
-        )
-    return um_per_px, um_per_px
+        return check_pixel_size(*found, f"{pyramid.source} in {path}")
+    said = check_um_per_px(um_per_px, "um_per_px")
+    try:
+        written = None if found is None else check_pixel_size(*found, pyramid.source)
+    except InputValueError as error:
+        logger.warning("%s: um_per_px=%g is used; of what the file holds: %s", path, said, error)
+    else:
+        if written is not None and abs(said / written - 1) > _DISAGREEMENT:
+            logger.warning(
+                "%s: um_per_px=%g is used, though %s says %g", path, said, pyramid.source, written
+            )
+    return said
 
 
 def _multiscale(

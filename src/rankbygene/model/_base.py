@@ -196,8 +196,9 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         table_key
             Table with the counts, annotating circles, polygons or labels.
         image_key
-            H&E image; per region with a mapping ``{region: image}``. By default the finest RGB
-            image that shares a coordinate system with the region.
+            H&E image; per region with a mapping ``{region: image}``. May be left out where the
+            region shares a coordinate system with one RGB image, or with the pictures of one
+            Visium library; between other images nothing is guessed.
         layer
             Layer of integer counts; by default ``X``.
         coordinate_system

@@ -139,7 +139,7 @@ def pretrain(
     backbone, pretrained, weights
         Where to start, see :func:`rankbygene.nn.build_backbone`; of a module a copy is trained.
     image_key
-        H&E image, or ``{slide: image}``. By default the finest RGB image of each slide.
+        H&E image, or ``{slide: image}``. May be left out where a slide has one RGB image.
     um_per_px
         Micrometres per pixel of the image's finest level, or ``{slide: value}``, where the image
         does not tell.

@@ -14,7 +14,7 @@ from spatialdata.transformations import Identity, get_transformation
 from rankbygene.data import frame_from_shapes
 from rankbygene.data._geometry import similarity_scale
 from rankbygene.data._images import finest_level, level_shape, level_to_system
-from rankbygene.data._registration import systems_of
+from rankbygene.data._registration import only_image, systems_of
 from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputKeyError, InputValueError, OutputExistsError
 from rankbygene.pp._mask import share_of_windows, tissue_mask
@@ -44,7 +44,7 @@ def tile_tissue(
     sdata
         Object that gets the new shapes, in memory.
     image_key
-        H&E image; the finest RGB image if None.
+        H&E image; the only RGB image if None.
     tile_um
         Width of a tile in micrometres.
     step_um
@@ -156,32 +156,23 @@ def _image_and_scale(
     sdata: SpatialData, image_key: str | None, um_per_px: float | None
 ) -> tuple[str, float]:
     """Choose the image as for spots, and find the micrometres per pixel of its finest level."""
-    system = _common_system(sdata, image_key)
-    # a single point stands in for the spots that are asked for where there are some
-    point = gpd.GeoDataFrame({"radius": [1.0]}, geometry=shapely.points([[0.0, 0.0]]))
-    probe = ShapesModel.parse(point, transformations={system: Identity()})
-    apart = SpatialData(images=dict(sdata.images), shapes={_PROBE: probe})
-    frame = frame_from_shapes(
-        apart, _PROBE, image_key=image_key, coordinate_system=system, um_per_px=um_per_px
-    )
-    matrix = level_to_system(sdata.images[frame.image_key], 0, system)
-    return frame.image_key, similarity_scale(matrix) * frame.um_per_unit
-
-
-def _common_system(sdata: SpatialData, image_key: str | None) -> str:
-    if image_key is not None and image_key not in sdata.images:
+    if image_key is None:
+        if not sdata.images:
+            msg = "there is no image in the SpatialData object; add one to find tissue in it"
+            raise InputValueError(msg)
+        image_key = only_image(sdata, list(sdata.images), "the slide")
+    elif image_key not in sdata.images:
         msg = f"there is no image {image_key!r}; the images are {list(sdata.images)}"
         raise InputKeyError(msg)
-    keys = list(sdata.images) if image_key is None else [image_key]
-    systems = {key: systems_of(sdata.images[key]) for key in keys}
-    if not systems:
-        msg = "there is no image in the SpatialData object; add one to find tissue in it"
-        raise InputValueError(msg)
-    shared = [s for s in systems[keys[0]] if all(s in others for others in systems.values())]
-    if not shared:
-        msg = f"the images share no coordinate system ({systems}); pass image_key=..."
-        raise InputValueError(msg)
-    return shared[0]
+    image = sdata.images[image_key]
+    # Any system will do, for a single point that stands in for the spots.
+    system = systems_of(image)[0]
+    point = gpd.GeoDataFrame({"radius": [1.0]}, geometry=shapely.points([[0.0, 0.0]]))
+    probe = ShapesModel.parse(point, transformations={system: Identity()})
+    apart = SpatialData(images={image_key: image}, shapes={_PROBE: probe})
+    frame = frame_from_shapes(apart, _PROBE, image_key=image_key, um_per_px=um_per_px)
+    matrix = level_to_system(image, 0, system)
+    return image_key, similarity_scale(matrix) * frame.um_per_unit
 
 
 def _starts(size: int, side: float, step: float) -> NDArray[np.floating]:
