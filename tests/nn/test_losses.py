@@ -234,3 +234,82 @@ def test_negatives_scaled_as_in_the_released_code_cost_nothing() -> None:
     assert float(released) == pytest.approx(0.00026, abs=1e-5)
     key = torch.tensor([[0.6, 0.8], [0.8, 0.6]])
     assert float(info_nce(query, key, 0.1)) == pytest.approx(2.12693, abs=1e-5)
+
+
+def slow_contrast(query: torch.Tensor, key: torch.Tensor, temperature: float) -> float:
+    """Row by row, in double precision and by exponentials relative to the largest."""
+    total = 0.0
+    for p, row in enumerate(query.double()):
+        cosines = [
+            float(row @ other / max(row.norm(), 1e-12) / max(other.norm(), 1e-12))
+            for other in key.double()
+        ]
+        largest = max(cosines)
+        shares = [math.exp((one - largest) / temperature) for one in cosines]
+        total += math.log(sum(shares)) - (cosines[p] - largest) / temperature
+    return total / len(query)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 0.05, 1.0, 1e6])
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("rows", ["random", "identical", "zero", "opposite"])
+def test_contrast_at_its_edges(rows: str, n: int, temperature: float) -> None:
+    query, key = torch.randn(2, n, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    if rows == "identical":
+        query, key = query[:1].expand(n, 6), query[:1].expand(n, 6)
+    elif rows == "zero":
+        key = torch.zeros(n, 6)
+    elif rows == "opposite":
+        key = -query
+    query = query.clone().requires_grad_()
+    loss = info_nce(query, key, temperature)
+    # Logits are rounded to a part in 1e7 of 1 / temperature.
+    tolerance = 1e-5 + 1e-6 / temperature
+    assert float(loss.detach()) == pytest.approx(
+        slow_contrast(query.detach(), key, temperature), rel=1e-4, abs=tolerance
+    )
+    if rows in ("identical", "zero"):
+        assert float(loss.detach()) == pytest.approx(math.log(n), abs=1e-5)
+    loss.backward()
+    assert bool(query.grad.isfinite().all())
+    assert bool(nt_xent(query, key, temperature).isfinite())
+
+
+@pytest.mark.parametrize("n", [3, 4, 7])
+def test_ties_and_equal_rows_cost_nothing_they_should_not(n: int) -> None:
+    features = torch.randn(n, 5, generator=torch.Generator().manual_seed(0))
+    image, equal = similarity(features), similarity(torch.ones(n, 5))
+    assert float(ranking_consistency(image, equal, n_shifts=None)) == 0
+    gene = similarity(features.round())
+    flat = ranking_consistency(equal, gene, n_shifts=None)
+    gaps = [abs(float(gene[p, q] - gene[p, r])) for p, q, r in itertools.permutations(range(n), 3)]
+    assert float(flat) == pytest.approx(sum(gaps) / len(gaps), abs=1e-6)
+
+
+def test_losses_are_single_precision_within_autocast() -> None:
+    first, second = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def losses(a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        ranking = ranking_consistency(similarity(a), similarity(b), generator=generator)
+        return [info_nce(a, b, 0.05), nt_xent(a, b, 0.05), ranking]
+
+    expected = losses(first, second)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, losses(first, second), expected))
+    halves = first.bfloat16(), second.bfloat16()
+    for half, full in zip(losses(*halves), losses(*(h.float() for h in halves)), strict=True):
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, math.nan])
+def test_temperatures_that_are_none_are_refused(temperature: float) -> None:
+    rows = torch.randn(4, 3)
+    for loss in (info_nce, nt_xent):
+        with pytest.raises(ValueError, match="temperature is"):
+            loss(rows, rows, temperature)
+    with pytest.raises(ValueError, match="temperature is"):
+        similarity(rows, "softmax", temperature)
+    with pytest.raises(ValueError, match=r"\[N, D\] with N >= 1"):
+        info_nce(rows[:0], rows[:0])

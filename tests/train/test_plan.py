@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
 from rankbygene.train import RELEASED, RankByGenePlan, momentum_schedule
 
@@ -108,6 +109,60 @@ def test_the_momentum_decides_where_the_teacher_is(momentum: float, like: str) -
     assert all(torch.equal(theirs, ours) for theirs, ours in buffers)
 
 
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_every_loss_of_a_small_validation_batch_is_defined(
+    n: int, variant: Literal["paper", "released"]
+) -> None:
+    plan = RankByGenePlan(make_module(), n_shifts=5, ranking_variant=variant).eval()
+    (batch,) = make_batches(1, size=n)
+    terms = plan.losses(batch, torch.Generator().manual_seed(0))
+    assert set(terms) == set(TERMS)
+    assert all(bool(term.isfinite()) for term in terms.values())
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    assert n >= 3 or values["ranking"] == 0
+    assert n < 3 or values["ranking"] > 0 or variant == "released"
+    assert n > 1 or values["contrast"] == values["distillation"] == 0
+    plan.judge(batch)
+    if 3 <= n <= 5 and variant == "paper":  # fewer spots than shifts: all triplets
+        every = RankByGenePlan(make_module(), n_shifts=None).eval()
+        all_terms = every.losses(batch, torch.Generator().manual_seed(0))
+        assert torch.equal(terms["ranking"], all_terms["ranking"])
+
+
+def test_means_over_uneven_batches_count_spots() -> None:
+    plan = RankByGenePlan(make_module())
+    small, large = make_batches(1, size=2)[0], make_batches(1, size=7)[0]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    (metrics,) = trainer.validate(plan, DataLoader([small, large], batch_size=None), verbose=False)  # type: ignore[arg-type]
+    plan.eval().on_validation_epoch_start()
+    terms = [plan.losses(batch, plan.validation_generator) for batch in (small, large)]
+    for name in TERMS:
+        expected = (2 * float(terms[0][name].detach()) + 7 * float(terms[1][name].detach())) / 9
+        assert metrics[f"validation_{name}"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "smallest"),
+    [({}, 3), ({"n_shifts": 6}, 7), ({"n_shifts": None}, 3), ({"alpha": 0, "n_shifts": 6}, 2)],
+)
+def test_batches_in_which_nothing_can_be_compared_are_refused(
+    settings: dict[str, Any], smallest: int
+) -> None:
+    plan = RankByGenePlan(make_module(), **settings)
+    plan.check_sizes(smallest, 0)
+    with pytest.raises(InputValueError, match=f"batch_size of {smallest} or more"):
+        plan.check_sizes(smallest - 1, 0)
+    with pytest.warns(UserWarning, match="1 validation spots"):
+        plan.check_sizes(smallest, 1)
+
+
 def kept_of_the_start(n_batches: int = 4, *, trainer: dict[str, Any], **settings: Any) -> float:
     """Share of its start that the teacher keeps, by a student that stands still."""
     plan = RankByGenePlan(make_module(), lr=0.0, gene_lr=0.0, weight_decay=0.0, **settings)
@@ -167,6 +222,28 @@ def test_a_batch_without_measured_genes_costs_nothing() -> None:
     batch["measured"][:] = False
     terms = plan.losses(batch, torch.Generator().manual_seed(0))
     assert float(terms["expression"]) == 0
+
+
+def test_what_was_not_measured_enters_nowhere_not_even_as_nan() -> None:
+    found = []
+    for unmeasured in (0.0, torch.nan):
+        plan = RankByGenePlan(make_module()).eval()
+        (batch,) = make_batches(1)
+        batch["measured"][:, 1] = False
+        batch["measured"][:3, 2] = False
+        batch["expression"][~batch["measured"]] = unmeasured
+        terms = plan.losses(batch, torch.Generator().manual_seed(0))
+        torch.stack(list(terms.values())).sum().backward()
+        plan.running_pearson.update(*plan.judge(batch))
+        found.append(
+            [
+                *(term.detach() for term in terms.values()),
+                *(p.grad for p in plan.parameters() if p.grad is not None),
+                plan.running_pearson.compute(),
+            ]
+        )
+    assert all(torch.equal(zero, nan) for zero, nan in zip(*found, strict=True))
+    assert all(bool(value.isfinite().all()) for value in found[0])
 
 
 def test_gamma_is_ignored_with_a_frozen_head() -> None:

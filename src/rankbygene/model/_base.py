@@ -257,10 +257,13 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         self._check_encoding(encoding, runner.get("strategy"))
         device = training_device(runner["accelerator"], runner["devices"])
         runner["precision"] = choose_precision(runner["precision"], device)
+        plan = self._build_plan(dict(plan_kwargs))
+        n_validation = len(self.training_split.rows("validation"))
+        if batches["batch_size"] != "auto":
+            plan.check_sizes(batches["batch_size"], n_validation)
         bank = self._expression_bank()
         train = self.training_split.rows("train")
         self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
-        plan = self._build_plan(dict(plan_kwargs))
         inputs = self._inputs(device, runner["precision"])
         epochs = max_epochs or default_max_epochs(len(train))
         with encoders_for_training(self.module, **encoding):
@@ -275,6 +278,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
                         device=device,
                         precision=runner["precision"],
                     )
+                plan.check_sizes(size, n_validation)
                 batches = {**batches, "batch_size": size}
             datamodule = self._build_datamodule(inputs, bank, plan, **batches)
             self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}

@@ -86,7 +86,7 @@ class SpotModule(nn.Module):
 
         The mean says nothing, while a zero would say that the gene is silent.
         """
-        return standardized if measured is None else standardized * measured
+        return standardized if measured is None else torch.where(measured, standardized, 0.0)
 
     def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
         """Scale images, uint8 or float in [0, 1], to what the backbone expects."""

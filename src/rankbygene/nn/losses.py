@@ -59,14 +59,15 @@ def info_nce(
     Raises
     ------
     InputValueError
-        The shapes differ.
+        The shapes differ or are not ``[N, D]``, or the temperature is not positive.
 
     References
     ----------
     :cite:p:`vandenoord2018infonce`; query image and keys genes in :cite:p:`huang2024rankbygene`.
     """
-    _check_same_shape(query, key, "query", "key")
-    logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
+    _check_pair(query, key, "query", "key")
+    _check_temperature(temperature)
+    logits = _cosine(query, key) / temperature
     if negative_logit_scale != 1:
         itself = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = torch.where(itself, logits, logits * negative_logit_scale)
@@ -102,16 +103,17 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1)
     Raises
     ------
     InputValueError
-        The shapes differ.
+        The shapes differ or are not ``[N, D]``, or the temperature is not positive.
 
     References
     ----------
     Equation 1 of :cite:p:`chen2020simclr`.
     """
-    _check_same_shape(first, second, "first", "second")
-    unit = F.normalize(torch.cat([first, second]), dim=1)
-    logits = (unit @ unit.T / temperature).fill_diagonal_(-torch.inf)
-    partner = torch.arange(len(unit), device=unit.device).roll(len(first))
+    _check_pair(first, second, "first", "second")
+    _check_temperature(temperature)
+    both = torch.cat([first, second])
+    logits = (_cosine(both) / temperature).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(both), device=both.device).roll(len(first))
     return F.cross_entropy(logits, partner)
 
 
@@ -140,11 +142,11 @@ def similarity(
     Raises
     ------
     InputValueError
-        ``kind`` is not known.
+        ``kind`` is not known, or the temperature is not positive.
     """
     _check_choice("kind", kind, ("cosine", "softmax"))
-    unit = F.normalize(features, dim=1)
-    cosine = unit @ unit.T
+    _check_temperature(temperature)
+    cosine = _cosine(features)
     return cosine if kind == "cosine" else F.softmax(cosine / temperature, dim=1)
 
 
@@ -252,6 +254,21 @@ def _released(
     return total, total / (shifts * image.numel())
 
 
+def _cosine(rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+    """Cosine of every row of a matrix with every row of another, or of itself.
+
+    In single precision at least, within autocast too: the products of half precision are off by more
+    than temperatures tell apart.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        unit = _unit(rows)
+        return unit @ (unit if others is None else _unit(others)).T
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return F.normalize(rows if rows.dtype == torch.float64 else rows.float(), dim=1)
+
+
 def _device_of(generator: torch.Generator | None, like: torch.Tensor) -> torch.device:
     return like.device if generator is None else generator.device
 
@@ -259,6 +276,19 @@ def _device_of(generator: torch.Generator | None, like: torch.Tensor) -> torch.d
 def _check_same_shape(a: torch.Tensor, b: torch.Tensor, name_a: str, name_b: str) -> None:
     if a.shape != b.shape:
         msg = f"{name_a} {tuple(a.shape)} and {name_b} {tuple(b.shape)} must have the same shape"
+        raise InputValueError(msg)
+
+
+def _check_pair(a: torch.Tensor, b: torch.Tensor, name_a: str, name_b: str) -> None:
+    _check_same_shape(a, b, name_a, name_b)
+    if a.ndim != 2 or not len(a):
+        msg = f"{name_a} and {name_b} are {tuple(a.shape)}; [N, D] with N >= 1 is needed"
+        raise InputValueError(msg)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        msg = f"temperature is {temperature}; a positive number is needed, such as 0.1"
         raise InputValueError(msg)
 
 

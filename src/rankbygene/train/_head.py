@@ -10,10 +10,10 @@ from typing import cast
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn import ExpressionMLP
+from rankbygene.train._spot_plan import measured_error
 
 __all__ = ["fit_head"]
 
@@ -95,8 +95,7 @@ def _error(
     measured: torch.Tensor,
     rows: torch.Tensor,
 ) -> torch.Tensor:
-    difference = F.mse_loss(predictor(features[rows]), targets[rows], reduction="none")
-    return (difference * measured[rows]).sum() / measured[rows].sum().clamp(min=1)
+    return measured_error(predictor(features[rows]), targets[rows], measured[rows])
 
 
 def _train_epoch(

@@ -32,6 +32,9 @@ from rankbygene.train._views import Orientation, random_kept_view, strong_view, 
 
 __all__ = ["RELEASED", "RankByGenePlan", "warmup_cosine"]
 
+# Spots that the ranking loss compares: an anchor and two others.
+TRIPLET = 3
+
 # What the authors' training script does, where it departs from the defaults below.
 RELEASED: dict[str, Any] = {
     "gamma": 0.0,
@@ -68,7 +71,8 @@ class RankByGenePlan(SpotPlan):
         Of both contrasts, see :func:`~rankbygene.nn.losses.info_nce`; ``symmetric`` applies to
         the contrast of genes and images.
     ranking_variant, ranking_reduction, n_shifts
-        See :func:`~rankbygene.nn.losses.ranking_consistency`.
+        See :func:`~rankbygene.nn.losses.ranking_consistency`. A batch of training has more than
+        ``n_shifts`` spots; one of validation may have fewer, and then takes all triplets it has.
     ranking_similarity
         See :func:`~rankbygene.nn.losses.similarity`.
     detach_gene
@@ -156,6 +160,11 @@ class RankByGenePlan(SpotPlan):
 
     # ---- losses --------------------------------------------------------------------------------
 
+    @property
+    def smallest_batch(self) -> int:
+        """Three spots make a triplet, and a shift reaches from one spot to another."""
+        return max(TRIPLET, (self.n_shifts or 1) + 1) if self.weights["ranking"] else 2
+
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute every term that has a weight, unweighted, for one batch."""
         whole = self.whole(batch)
@@ -221,14 +230,7 @@ class RankByGenePlan(SpotPlan):
         if self.weights["contrast"]:
             terms["contrast"] = info_nce(latent, genes, self.temperature, self.symmetric)
         if self.weights["ranking"]:
-            terms["ranking"] = ranking_consistency(
-                similarity(latent, self.ranking_similarity),
-                similarity(genes.detach() if self.detach_gene else genes, self.ranking_similarity),
-                n_shifts=self.n_shifts,
-                variant=self.ranking_variant,
-                generator=generator,
-                reduction=self.ranking_reduction,
-            )
+            terms["ranking"] = self._ranking(latent, genes, generator)
         if self.weights["distillation"]:
             with torch.no_grad():
                 target = self._teacher_latent(whole, generator)
@@ -238,6 +240,21 @@ class RankByGenePlan(SpotPlan):
                 module.student.predictor(features), batch["expression"], batch["measured"]
             )
         return terms
+
+    def _ranking(
+        self, latent: torch.Tensor, genes: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        n = len(latent)
+        if n < TRIPLET:  # a small rest of the validation, in which no order can be wrong
+            return latent.new_zeros(())
+        return ranking_consistency(
+            similarity(latent, self.ranking_similarity),
+            similarity(genes.detach() if self.detach_gene else genes, self.ranking_similarity),
+            n_shifts=None if self.n_shifts is None else min(self.n_shifts, n - 1),
+            variant=self.ranking_variant,
+            generator=generator,
+            reduction=self.ranking_reduction,
+        )
 
     def _is_mixed(self) -> bool:
         return self._trainer is not None and str(self.trainer.precision).endswith("mixed")

@@ -34,7 +34,8 @@ class RunningPearson:
         slides = slide.cpu()
         for number in sorted(set(slides.tolist())):
             own = slides == number
-            a, b, n = x[own] * ones[own], y[own] * ones[own], ones[own]
+            n = ones[own]
+            a, b = (torch.where(n > 0, values[own], 0.0) for values in (x, y))
             sums = torch.stack(
                 [n.sum(0), a.sum(0), b.sum(0), (a * a).sum(0), (b * b).sum(0), (a * b).sum(0)]
             )

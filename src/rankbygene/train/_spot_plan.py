@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -10,9 +11,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from rankbygene.errors import InputValueError
 from rankbygene.module import SpotModule
 from rankbygene.train._batch_plan import Batch, BatchPlan
 from rankbygene.train._scores import RunningPearson
@@ -75,6 +76,33 @@ class SpotPlan(BatchPlan):
         """Give the parameters to optimise, in groups with settings of their own."""
         return [{"params": trained(self.module), "lr": self.lr}]
 
+    @property
+    def smallest_batch(self) -> int:
+        """Spots that the losses compare at least; normalisation over a batch takes two in any case."""
+        return 2
+
+    def check_sizes(self, batch_size: int, n_validation: int) -> None:
+        """Refuse batches in which a loss has nothing to compare; say where validation has too few.
+
+        Raises
+        ------
+        InputValueError
+            A batch is too small.
+        """
+        needed = self.smallest_batch
+        if batch_size < needed:
+            msg = (
+                f"batch_size is {batch_size}, and the losses of this training compare {needed} spots at "
+                f"least; pass a batch_size of {needed} or more"
+            )
+            raise InputValueError(msg)
+        if 0 < n_validation < needed:
+            text = (
+                f"there are {n_validation} validation spots, and the losses of this training compare "
+                f"{needed} at least: what cannot be compared counts as 0 in the validation loss. Hold out more"
+            )
+            warnings.warn(text, UserWarning, stacklevel=2)
+
     def n_spots(self, batch: Batch) -> int:
         """Count the spots whose losses a batch holds."""
         return len(batch["spot"])
@@ -115,8 +143,7 @@ class SpotPlan(BatchPlan):
         self, standardized: torch.Tensor, expression: torch.Tensor, measured: torch.Tensor
     ) -> torch.Tensor:
         """Mean squared error of standardised genes, where they were measured."""
-        error = F.mse_loss(standardized, self.module.standardize(expression), reduction="none")
-        return (error * measured).sum() / measured.sum().clamp(min=1)
+        return measured_error(standardized, self.module.standardize(expression), measured)
 
     def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
@@ -129,6 +156,14 @@ class SpotPlan(BatchPlan):
         how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
         self.log(f"{part}_loss", loss, batch_size=size, prog_bar=True, **how)
         self.log_dict(values, batch_size=size, **how)
+
+
+def measured_error(
+    predicted: torch.Tensor, truth: torch.Tensor, measured: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error where there is a truth; what stands elsewhere, NaN too, has no part in it."""
+    error = torch.where(measured, predicted - truth, 0.0)
+    return error.square().sum() / measured.sum().clamp(min=1)
 
 
 def adamw(plan: pl.LightningModule, parameters: Any, **settings: Any) -> torch.optim.AdamW:
