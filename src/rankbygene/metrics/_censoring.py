@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics._inputs import as_matrix
 
 if TYPE_CHECKING:
@@ -81,15 +82,62 @@ def read_outcome(
     InputValueError
         If the lengths differ, a value is missing, a time is negative, or an event is not 0 or 1.
     """
+    check_same_patients(**{f"{prefix}time": time, f"{prefix}event": event})
     times = complete_column(time, f"{prefix}time")
-    events = complete_column(event, f"{prefix}event", len(times))
+    events = read_flags(event, f"{prefix}event", len(times), ("seen", "censored"))
     if (times < 0).any():
         msg = f"{prefix}time holds {(times < 0).sum()} negative values; time since the start is needed"
         raise InputValueError(msg)
-    if not np.isin(events, (0, 1)).all():
-        msg = f"{prefix}event holds {np.unique(events)[:5].tolist()}; only 0 (censored) and 1 are allowed"
+    return times, events
+
+
+def read_flags(
+    values: ArrayLike, name: str, n_rows: int | None, meaning: tuple[str, str] = ("yes", "no")
+) -> NDArray[np.bool_]:
+    """Read whether something holds, coded as bool or as 1 and 0.
+
+    Raises
+    ------
+    InputTypeError
+        There is text.
+    InputValueError
+        The shape does not fit, a value is missing, or the code is another.
+    """
+    texts = [value for value in np.ravel(np.asarray(values, object)) if isinstance(value, str)]
+    yes, no = meaning
+    needed = f"True or 1 ({yes}) and False or 0 ({no}) are needed"
+    if texts:
+        msg = f"{name} holds text ({texts[0]!r}); {needed}, such as `{name} == {texts[0]!r}`"
+        raise InputTypeError(msg)
+    flags = complete_column(values, name, n_rows)
+    if not np.isin(flags, (0, 1)).all():
+        found = np.unique(flags)
+        msg = f"{name} holds {found[:5].tolist()}; {needed}, such as `{name} == {found[-1]:g}`"
         raise InputValueError(msg)
-    return times, events.astype(bool)
+    return flags.astype(bool)
+
+
+def check_same_patients(**columns: ArrayLike | None) -> None:
+    """Check that columns which are Series or tables name the same rows in the same order.
+
+    Raises
+    ------
+    InputValueError
+        They do not: values would be taken of different patients.
+    """
+    named = {
+        name: values.index
+        for name, values in columns.items()
+        if isinstance(values, (pd.Series, pd.DataFrame))
+    }
+    first = next(iter(named), "")
+    for name, index in named.items():
+        if not index.equals(named[first]):
+            msg = (
+                f"{first} and {name} have different rows, or the same in another order; bring them into "
+                f"one (`{name}.loc[{first}.index]`), or pass arrays"
+            )
+            raise InputValueError(msg)
 
 
 def complete_column(values: ArrayLike, name: str, n_rows: int | None = None) -> NDArray[np.float64]:
@@ -100,6 +148,9 @@ def complete_column(values: ArrayLike, name: str, n_rows: int | None = None) -> 
     InputValueError
         If the shape does not fit or a value is missing.
     """
+    if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype):
+        # Nullable columns: numpy would not know what to make of a missing value.
+        values = np.array([np.nan if pd.isna(value) else value for value in values], object)
     return complete_matrix(values, name, n_rows, 1)[:, 0]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -13,7 +14,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from rankbygene._names import class_order, label_texts
 from rankbygene.errors import InputValueError
+from rankbygene.metrics._censoring import check_same_patients
 from rankbygene.metrics._inputs import as_labels, as_matrix, nanmean
 
 if TYPE_CHECKING:
@@ -87,13 +90,14 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike, classes: Sequence[Any] | None =
     Parameters
     ----------
     y_true
-        Class of each slide ``[n_slides]``. With two classes the larger label (1, True, or the
-        later in the alphabet) is the positive one, unless ``classes`` says otherwise.
+        Class of each slide ``[n_slides]``. With two classes the larger label (1, True, the
+        larger number, or the later in the alphabet or among its categories) is the positive one, unless
+        ``classes`` says otherwise.
     y_score
         Score of the positive class ``[n_slides]``, or of each class ``[n_slides, n_classes]``.
     classes
-        The classes in the order of the columns, or ``(negative, positive)``. By default those in
-        ``y_true``, sorted.
+        The classes in the order of the columns, or ``(negative, positive)``. By default as the columns
+        of a table are named (``probability_<class>``), else those in ``y_true``, sorted.
 
     Returns
     -------
@@ -142,6 +146,7 @@ def _one_against_rest(
     y_score: ArrayLike,
     classes: Sequence[Any] | None,
 ) -> float:
+    check_same_patients(y_true=y_true, y_score=y_score)
     true, scores = as_labels(y_true, "y_true"), as_matrix(y_score, "y_score")
     if len(scores) != len(true) or np.isnan(scores).any():
         msg = (
@@ -149,7 +154,7 @@ def _one_against_rest(
             f"with NaN; one complete row for each of {len(true)} slides is needed"
         )
         raise InputValueError(msg)
-    columns = _columns(true, scores, classes)
+    columns = _columns(true, scores, _class_names(y_true, true, y_score, classes))
     values = [np.nan]
     for name, column in columns:
         positive = true == name
@@ -159,11 +164,10 @@ def _one_against_rest(
 
 
 def _columns(
-    true: NDArray[Any], scores: NDArray[np.float64], classes: Sequence[Any] | None
+    true: NDArray[Any], scores: NDArray[np.float64], names: list[Any]
 ) -> list[tuple[Any, NDArray[np.float64]]]:
     """Pair each class that is scored with its scores."""
     found = np.unique(true).tolist()
-    names = found if classes is None else list(classes)
     if unknown := [name for name in found if name not in names]:
         msg = f"y_true holds {unknown[0]!r}, which is not among classes {names}"
         raise InputValueError(msg)
@@ -178,7 +182,22 @@ def _columns(
     return [(names[-1], scores[:, 0])]
 
 
+def _class_names(
+    y_true: ArrayLike, true: NDArray[Any], y_score: ArrayLike, classes: Sequence[Any] | None
+) -> list[Any]:
+    """Classes in the order of the columns: as asked, as a table names them, else in their order."""
+    if classes is not None:
+        return list(classes)
+    named = dict(zip(label_texts(true).tolist(), true.tolist(), strict=True))
+    if isinstance(y_score, pd.DataFrame) and y_score.shape[1] > 1:
+        columns = [str(name).removeprefix("probability_") for name in y_score.columns]
+        if set(named) <= set(columns):
+            return [named.get(name, name) for name in columns]
+    return [named[name] for name in class_order(y_true, named)]
+
+
 def _labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    check_same_patients(y_true=y_true, y_pred=y_pred)
     true, pred = as_labels(y_true, "y_true"), as_labels(y_pred, "y_pred")
     if true.shape != pred.shape:
         msg = f"y_true has {len(true)} slides and y_pred {len(pred)}; they have to be the same"

@@ -8,6 +8,15 @@ import numpy as np
 
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import logrank
+from rankbygene.metrics._censoring import read_flags
+from rankbygene.pl._patients import (
+    align_patients,
+    equal_groups,
+    leave_out,
+    read_groups,
+    read_numbers,
+    read_survival,
+)
 from rankbygene.pl._style import BLUE, COLORS, GREY, bare, finish, open_axes, root_figure
 
 if TYPE_CHECKING:
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 
 # 97.5th percentile of the normal distribution
 _Z = 1.959964
+# The names of more groups would lie on their curves, and their bands on each other.
+_IN_AXES = 5
 
 
 def kaplan_meier(
@@ -36,10 +47,11 @@ def kaplan_meier(
     Parameters
     ----------
     time, event
-        Time to event or censoring, and whether the event was seen, ``[n]``.
+        Time to event or censoring, above 0, and whether the event was seen (bool, or 1 and 0),
+        ``[n]``.
     risk
-        Predicted risk ``[n]``; patients are cut into ``n_groups`` equal groups by it. Use
-        predictions for patients that the model has not seen.
+        Predicted risk ``[n]``; patients are cut into ``n_groups`` groups by it, equal but for ties,
+        which stay together. Use predictions for patients that the model has not seen.
     groups
         Names of groups instead, ``[n]``.
     n_groups
@@ -53,31 +65,43 @@ def kaplan_meier(
 
     Returns
     -------
-    The axes. Ticks mark censored patients; bands are 95 % intervals on the scale of
-    ``log(-log S)``.
+    The axes. Ticks mark censored patients; bands, of five groups at most, are 95 % intervals on
+    the scale of ``log(-log S)``.
 
     Raises
     ------
+    InputTypeError
+        Values are of the wrong type.
     InputValueError
-        Neither or both of ``risk`` and ``groups`` are given, or lengths differ.
+        Neither or both of ``risk`` and ``groups`` are given, a time or an event is missing or cannot be
+        one, lengths or patients differ, ties leave a group empty, or there are too many groups to tell
+        apart.
+
+    Notes
+    -----
+    Series are joined by their index; mixed with arrays they are refused, unless their rows are numbered.
+    Patients without a risk or a group are left out, with a warning and a note in the legend.
     """
     if (risk is None) == (groups is None):
         msg = "pass either risk, to be cut into groups, or groups"
         raise InputValueError(msg)
-    times, events = np.asarray(time, np.float64), np.asarray(event, bool)
-    names = _risk_groups(np.asarray(risk, np.float64), n_groups) if groups is None else groups
-    labels: NDArray[Any] = np.asarray(names).astype(str)
-    if not times.shape == events.shape == labels.shape or times.ndim != 1:
-        msg = (
-            f"time {times.shape}, event {events.shape} and groups {labels.shape} need one value per "
-            "patient"
-        )
-        raise InputValueError(msg)
-    ax = open_axes(ax, (5.0, 3.6))
-    kinds = _risk_names(n_groups) if groups is None else list(dict.fromkeys(labels.tolist()))
-    for color, name in zip(COLORS, kinds, strict=False):
+    given = align_patients(time=time, event=event, risk=risk, groups=groups)
+    times, events = read_survival(given["time"], given["event"])
+    if groups is None:
+        values = read_numbers(given["risk"], "risk", len(times))
+        known, kinds = np.isfinite(values), _risk_names(values, n_groups)
+        labels = np.full(len(values), None, dtype=object)
+        labels[known] = np.array(kinds, object)[equal_groups(values[known], n_groups)]
+    else:
+        labels, kinds = read_groups(given["groups"], len(times))
+        known = np.array([label is not None for label in labels])
+    styles = _line_styles(len(kinds))
+    note = leave_out(known, "risk" if groups is None else "group")
+    times, events, labels = times[known], events[known], labels[known]
+    ax = open_axes(ax, (5.0 if len(kinds) <= _IN_AXES else 7.6, 3.6))
+    for style, name in zip(styles, kinds, strict=True):
         own = labels == name
-        _draw_survival(ax, times[own], events[own], name, color)
+        _draw_survival(ax, times[own], events[own], name, *style, band=len(kinds) <= _IN_AXES)
     ax.set_ylim(0, 1.02)
     ax.set_xlim(0, None)
     ax.set_xlabel("time")
@@ -86,7 +110,10 @@ def kaplan_meier(
         ax.set_title(
             f"log-rank {_p_text(logrank(times, events, labels).p_value)}", fontsize="medium"
         )
-    ax.legend(frameon=False, fontsize="small", loc="best")
+    place: dict[str, Any] = {"loc": "best"}
+    if len(kinds) > _IN_AXES:
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+    ax.legend(frameon=False, fontsize="small", title=note or None, title_fontsize="small", **place)
     bare(ax)
     finish(root_figure(ax), show=show, save=save)
     return ax
@@ -111,11 +138,11 @@ def calibration(
     predicted
         Probability of the class, or of being without the event at time ``at``, ``[n]``.
     outcome
-        Whether the patient is of the class, ``[n]``.
+        Whether the patient is of the class, ``[n]`` (bool, or 1 and 0).
     time, event, at
         For survival instead: the observed share is the Kaplan-Meier estimate at ``at``.
     n_bins
-        Number of bins.
+        Number of bins. Equal predictions stay in one, so that there may be fewer.
     ax
         Axes to draw in; by default a new figure.
     show
@@ -129,26 +156,51 @@ def calibration(
 
     Raises
     ------
+    InputTypeError
+        Values are of the wrong type.
     InputValueError
-        Neither or both kinds of outcome are given, or there are fewer patients than bins.
+        Neither or both kinds of outcome are given, an outcome is missing or cannot be one, a probability
+        is not between 0 and 1, lengths or patients differ, there are fewer patients than bins, or nobody
+        of a bin was followed until ``at``.
+
+    Notes
+    -----
+    Series are joined by their index; mixed with arrays they are refused, unless their rows are numbered.
+    Patients without a prediction are left out, with a warning and a note in the picture.
     """
-    probability = np.asarray(predicted, np.float64)
     survival = time is not None and event is not None and at is not None
-    if survival == (outcome is not None):
+    partly = any(value is not None for value in (time, event, at))
+    if survival == (outcome is not None) or partly != survival:
         msg = "pass either outcome, or time, event and at"
         raise InputValueError(msg)
-    if not 1 <= n_bins <= len(probability):
-        msg = f"{len(probability)} patients cannot be cut into n_bins={n_bins}"
-        raise InputValueError(msg)
-    ax = open_axes(ax, (3.8, 3.7))
-    bins = np.array_split(np.argsort(probability, kind="stable"), n_bins)
+    given = align_patients(predicted=predicted, outcome=outcome, time=time, event=event)
+    probability = read_numbers(given["predicted"], "predicted", len(given["predicted"]))
+    known = np.isfinite(probability)
+    _check_probabilities(probability[known])
+    # Read whole before patients without a prediction leave: a faulty outcome is a fault there too.
     if survival:
-        times, events = np.asarray(time, np.float64), np.asarray(event, bool)
-        points = [_survival_at(times[rows], events[rows], float(at or 0)) for rows in bins]
+        times, events = read_survival(given["time"], given["event"])
     else:
-        points = [_share(np.asarray(outcome, bool)[rows]) for rows in bins]
+        events = read_flags(given["outcome"], "outcome", None, ("of the class", "not"))
+    if len(events) != len(probability):
+        msg = f"predicted holds {len(probability)} patients, the outcome {len(events)}"
+        raise InputValueError(msg)
+    if not 1 <= n_bins <= known.sum():
+        msg = f"{known.sum()} patients cannot be cut into n_bins={n_bins}"
+        raise InputValueError(msg)
+    note = leave_out(known, "prediction")
+    bin_of = np.full(len(probability), -1)
+    bin_of[known] = equal_groups(probability[known], n_bins)
+    bins = [np.flatnonzero(bin_of == i) for i in np.unique(bin_of[known])]
+    if survival:
+        horizon = _horizon(float(at or 0), times[known])
+        points = [_survival_at(times[rows], events[rows], horizon) for rows in bins]
+    else:
+        points = [_share(events[rows]) for rows in bins]
     x = np.array([probability[rows].mean() for rows in bins])
     y, low, high = np.array(points).T
+    ax = open_axes(ax, (3.8, 3.7))
+    ax.set_title(note, fontsize="small")
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--", zorder=0)
     ax.errorbar(
         x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], color=BLUE, marker="o",
@@ -187,45 +239,99 @@ def _interval(
 
 
 def _draw_survival(
-    ax: Axes, time: NDArray[np.float64], event: NDArray[np.bool_], name: str, color: str
+    ax: Axes,
+    time: NDArray[np.float64],
+    event: NDArray[np.bool_],
+    name: str,
+    color: str,
+    dashes: str,
+    *,
+    band: bool,
 ) -> None:
     times, survival, greenwood = survival_curve(time, event)
     low, high = _interval(survival, greenwood)
     x = np.concatenate([[0.0], times, [time.max()]])
     y = np.concatenate([[1.0], survival, survival[-1:] if len(survival) else [1.0]])
     label = f"{name} ({len(time)} patients, {int(event.sum())} events)"
-    ax.step(x, y, where="post", color=color, linewidth=1.5, label=label)
-    ends = [
-        np.concatenate([[1.0], side, side[-1:] if len(side) else [1.0]]) for side in (low, high)
-    ]
-    ax.fill_between(x, ends[0], ends[1], step="post", color=color, alpha=0.12, linewidth=0)
+    ax.step(x, y, where="post", color=color, linestyle=dashes, linewidth=1.5, label=label)
+    if band:
+        ends = [
+            np.concatenate([[1.0], side, side[-1:] if len(side) else [1.0]]) for side in (low, high)
+        ]
+        ax.fill_between(x, ends[0], ends[1], step="post", color=color, alpha=0.12, linewidth=0)
     censored = time[~event]
     height = y[np.searchsorted(times, censored, side="right")]
     ax.plot(censored, height, linestyle="none", marker="|", color=color, markersize=6)
 
 
-def _risk_groups(risk: NDArray[np.float64], n_groups: int) -> NDArray[np.object_]:
-    if not 2 <= n_groups <= len(risk):
-        msg = f"{len(risk)} patients cannot be cut into n_groups={n_groups}; 2 at least"
+def _risk_names(risk: NDArray[np.float64], n_groups: int) -> list[str]:
+    """Name the groups of a risk, all of which have patients."""
+    known = risk[np.isfinite(risk)]
+    if not 2 <= n_groups <= len(known):
+        msg = f"{len(known)} patients cannot be cut into n_groups={n_groups}; 2 at least"
         raise InputValueError(msg)
-    rank = np.argsort(np.argsort(risk, kind="stable"), kind="stable")
-    group = rank * n_groups // len(risk)
-    return np.array(_risk_names(n_groups), object)[group]
-
-
-def _risk_names(n_groups: int) -> list[str]:
+    filled = len(np.unique(equal_groups(known, n_groups)))
+    if filled < n_groups:
+        n_values = len(np.unique(known))
+        msg = (
+            f"risk has {n_values} different value{'s' * (n_values > 1)} for {len(known)} patients, which make {filled} and not "
+            f"{n_groups} groups, since equal risks stay together; pass a smaller n_groups, or groups"
+        )
+        raise InputValueError(msg)
     if n_groups <= 3:
         return ["low risk", *["middle risk"] * (n_groups - 2), "high risk"]
     return [f"risk {i + 1} of {n_groups}" for i in range(n_groups)]
 
 
+def _line_styles(n: int) -> list[tuple[str, str]]:
+    """Colours and dashes that tell ``n`` groups apart.
+
+    Raises
+    ------
+    InputValueError
+        There are more groups than that.
+    """
+    styles = [(color, dashes) for dashes in ("-", "--", ":", "-.") for color in COLORS]
+    if n > len(styles):
+        msg = f"{n} groups cannot be told apart; merge them to {len(styles)} at most"
+        raise InputValueError(msg)
+    return styles[:n]
+
+
 def _p_text(p: float) -> str:
+    if np.isnan(p):
+        return "p is not defined"
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _check_probabilities(values: NDArray[np.float64]) -> None:
+    outside = int(((values < 0) | (values > 1)).sum())
+    if outside:
+        msg = (
+            f"predicted holds {outside} values outside 0 to 1 (from {values.min():g} to "
+            f"{values.max():g}); pass probabilities, not risks or logits"
+        )
+        raise InputValueError(msg)
+
+
+def _horizon(at: float, time: NDArray[np.float64]) -> float:
+    """Check that the time is one at which somebody was followed."""
+    if not 0 < at <= time.max():
+        msg = f"at={at:g} is not within the follow-up, which ends at {time.max():g}; choose an earlier time"
+        raise InputValueError(msg)
+    return at
 
 
 def _survival_at(
     time: NDArray[np.float64], event: NDArray[np.bool_], at: float
 ) -> tuple[float, float, float]:
+    last = time.max()
+    if last < at and not event[time == last].any():
+        msg = (
+            f"in a bin of {len(time)} patients nobody was followed until at={at:g} (the last until "
+            f"{last:g}); choose an earlier time or fewer bins"
+        )
+        raise InputValueError(msg)
     times, survival, greenwood = survival_curve(time, event)
     place = int(np.searchsorted(times, at, side="right")) - 1
     if place < 0:
