@@ -64,6 +64,16 @@ class StoredImage:
         codecs = _codecs(source.metadata.to_dict())
         return None if codecs is None else cls(source, codecs)
 
+    @property
+    def fill_value(self) -> int:
+        """What a chunk that is not stored is read as."""
+        return int(self._source.fill_value or 0)
+
+    def share_stored(self, position: tuple[int, int]) -> float:
+        """Share of the files of a chunk, one or one per channel, that are there."""
+        n_files = -(-self._source.shape[0] // self._source.chunks[0])
+        return sum(self._path((i, *position)).is_file() for i in range(n_files)) / n_files
+
     def read(self, position: tuple[int, int]) -> NDArray[np.uint8]:
         """Decode the chunk ``[c, height, width]`` at a row and a column of chunks, in all channels.
 
@@ -91,13 +101,16 @@ class StoredImage:
         )
         return chunk[:n_channels, :height, :width]
 
+    def _path(self, index: tuple[int, int, int]) -> Path:
+        return self._folder / self._source.metadata.encode_chunk_key(index)
+
     def _read(self, index: tuple[int, int, int]) -> NDArray[np.uint8]:
-        path = self._folder / self._source.metadata.encode_chunk_key(index)
+        path = self._path(index)
         try:
             pixels = path.read_bytes()
         except FileNotFoundError:
             # Chunks of nothing but the fill value need not be stored.
-            return np.full(self._source.chunks, self._source.fill_value or 0, np.uint8)
+            return np.full(self._source.chunks, self.fill_value, np.uint8)
         try:
             for codec in self._codecs:
                 pixels = codec.decode(pixels)

@@ -15,6 +15,7 @@ from rankbygene.data._chunks import Position, decode_chunks
 from rankbygene.data._geometry import plan_tiles
 from rankbygene.data._images import WHITE, level_array
 from rankbygene.data._pieces import Pieces
+from rankbygene.data._shown import ShownTiles, check_stored
 
 if TYPE_CHECKING:
     from rankbygene.data._frame import SpotFrame
@@ -197,6 +198,7 @@ class TileReader:
         self.plans = [plan_tiles(frame, tile_um=width, tile_px=tile_px) for width in widths]
         self.levels = [level_array(image, plan.level) for plan in self.plans]
         self.plan = self.plans[0]
+        self._frame = frame
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -214,16 +216,29 @@ class TileReader:
         Yields
         ------
         Rows of the frame, ``[k]``, and their tiles, ``[k, *tile_shape]``.
+
+        Raises
+        ------
+        InputValueError
+            Most spots of the slide lie where the image holds nothing. Fewer give a warning.
         """
         wanted = self._wanted(rows)
+        for plan, level in zip(self.plans, self.levels, strict=True):
+            check_stored(self._frame, plan, level)
+        shown = ShownTiles(self._frame, len(wanted))
         for positions, tiles in self._cut(wanted):
+            shown.add(wanted[positions], tiles[:, :3])
             yield wanted[positions], tiles
+        shown.report()
 
     def read(self, rows: Any = None) -> NDArray[np.uint8]:
-        """Read tiles into one array ``[n, *tile_shape]``, in the order of ``rows``."""
+        """Read tiles into one array ``[n, *tile_shape]``, in the order of ``rows``.
+
+        All of a slide are looked at as by :meth:`stream`, some are a sample that tells little.
+        """
         wanted = self._wanted(rows)
         out = np.empty((len(wanted), *self.tile_shape), dtype=np.uint8)
-        for positions, tiles in self._cut(wanted):
+        for positions, tiles in self.stream() if rows is None else self._cut(wanted):
             out[positions] = tiles
         return out
 
