@@ -223,7 +223,9 @@ def test_what_a_killed_block_left_is_removed_and_nothing_else(tmp_path: Path) ->
 )
 def test_a_full_disk_is_named(tmp_path: Path, error: OSError) -> None:
     with (
-        pytest.raises(OutputFailedError, match=r"out could not be written.*MiB free.*another disk"),
+        pytest.raises(
+            OutputFailedError, match=r"out could not be written.*MiB are free.*another disk"
+        ),
         atomic_directory(tmp_path / "out"),
     ):
         raise error

@@ -192,9 +192,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         place = next(folder for folder in [path.parent, *path.parent.parents] if folder.exists())
         free = shutil.disk_usage(place).free
         msg = (
-            f"{path} could not be written: no room is left where it lies ({free / 2**20:,.0f} MiB free, or a "
-            "quota is used up). What was there before is untouched. Free some space, or pass a path "
-            "on another disk"
+            f"{path} could not be written: {error}. There {free / 2**20:,.0f} MiB are free, or a quota is used "
+            "up. What was there before is untouched. Free some space, or pass a path on another disk"
         )
         raise OutputFailedError(msg) from error
 

@@ -13,6 +13,7 @@ import torch
 from rankbygene.data import Normalization, SpatialSetup, SpotSplit, resolve_slides, split_spots
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.model._folder import (
+    building,
     load_module,
     module_tensors,
     read_history,
@@ -96,10 +97,11 @@ class FilesMixin(ModelState):
         """
         folder = Path(dir_path)
         record = read_record(folder, cls.__name__)
-        _check_statistics(record)
-        tensors = read_tensors(folder, record)
+        tensors = read_tensors(folder)
         model = cls.__new__(cls)
-        model._restore(record, tensors, backbone)
+        with building(folder):
+            _check_statistics(record)
+            model._restore(record, tensors, backbone)
         model.history_ = read_history(folder)
         model.cache_dir = None if cache_dir is None else Path(cache_dir)
         if sdata is not None:

@@ -20,6 +20,7 @@ from rankbygene.model._slide import tissue_frame
 from rankbygene.model._training import default_max_epochs, run_training
 from rankbygene.module import SimCLRModule
 from rankbygene.nn import build_backbone
+from rankbygene.nn._weights import save_tensors
 from rankbygene.train import SimCLRPlan
 
 if TYPE_CHECKING:
@@ -78,15 +79,13 @@ class PretrainedBackbone:
         OutputExistsError
             The file exists and ``overwrite`` is False.
         """
-        from safetensors.torch import save_file
-
         if Path(path).suffix != _SUFFIX:
             msg = f"{path} would not be read as safetensors; pass a name that ends in {_SUFFIX!r}"
             raise InputValueError(msg)
         # Copies, because safetensors refuses tensors that share memory.
         tensors = {name: t.contiguous().clone() for name, t in self.network.state_dict().items()}
         with atomic_file(Path(path), overwrite=overwrite) as file:
-            save_file(tensors, file, {"rankbygene": json.dumps(self.params)})
+            save_tensors(tensors, file, {"rankbygene": json.dumps(self.params)})
 
 
 class _Trainee:

@@ -12,6 +12,7 @@ import pandas as pd
 from rankbygene.data import BagSetup, Cohort
 from rankbygene.errors import InputValueError
 from rankbygene.model._folder import (
+    building,
     load_module,
     module_tensors,
     read_history,
@@ -80,21 +81,10 @@ class SlideFilesMixin(SlideResultsMixin):
         """
         folder = Path(dir_path)
         record = read_record(folder, cls.__name__)
-        tensors = read_tensors(folder, record)
+        tensors = read_tensors(folder)
         model = cls.__new__(cls)
-        for name in ("seed", "unit", "on_error", "columns", "patient_key", "slide_key"):
-            setattr(model, name, record[name])
-        model.n_features, model.network_kwargs = record["n_features"], record["network"]
-        genes = record["setup"]["genes"]
-        model.setup = BagSetup(**{**record["setup"], "genes": genes and tuple(genes)})
-        model.split = pd.Series(record["split"], dtype=object, name="split")
-        model.cohort = None
-        model._restore_outcome(record["outcome"], tensors)
-        model.module = model._build_module()
-        load_module(model.module, tensors, repr(record["network"]["pooling"]))
-        model._start_untrained()
-        model.is_trained_ = record["is_trained"]
-        model.training_params = record["training"]
+        with building(folder):
+            model._restore(record, tensors)
         model.history_ = read_history(folder)
         if (slides is None) != (clinical is None):
             msg = "pass both slides and clinical, or neither"
@@ -103,6 +93,21 @@ class SlideFilesMixin(SlideResultsMixin):
             model.cohort, _ = model._join(slides, clinical, model.n_features)
             model.split = _labels_of(model.split, model.cohort.clinical["patient"])
         return model
+
+    def _restore(self, record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for name in ("seed", "unit", "on_error", "columns", "patient_key", "slide_key"):
+            setattr(self, name, record[name])
+        self.n_features, self.network_kwargs = record["n_features"], record["network"]
+        genes = record["setup"]["genes"]
+        self.setup = BagSetup(**{**record["setup"], "genes": genes and tuple(genes)})
+        self.split = pd.Series(record["split"], dtype=object, name="split")
+        self.cohort = None
+        self._restore_outcome(record["outcome"], tensors)
+        self.module = self._build_module()
+        load_module(self.module, tensors, repr(record["network"]["pooling"]))
+        self._start_untrained()
+        self.is_trained_ = record["is_trained"]
+        self.training_params = record["training"]
 
     @abstractmethod
     def _outcome_record(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -12,7 +12,14 @@ from torch import nn
 
 from rankbygene.errors import BackboneError
 
-__all__ = ["hash_weights", "load_shared", "load_weights", "read_tensors", "shared_state"]
+__all__ = [
+    "hash_weights",
+    "load_shared",
+    "load_weights",
+    "read_tensors",
+    "save_tensors",
+    "shared_state",
+]
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -52,6 +59,19 @@ def _read(path: Path) -> Any:
 
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def save_tensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, readable by whom other new files are readable."""
+    from safetensors.torch import save_file
+
+    # safetensors gives its files to their owner alone, whatever the user's mask says.
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> None:
