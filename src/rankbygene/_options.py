@@ -109,6 +109,18 @@ EncoderBatch = Annotated[int, typer.Option(min=1, help="Patches that are encoded
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, ...; by default a GPU if there is one.")
 ]
+TrainPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of training: auto (bfloat16 on GPUs that compute it natively, else float32), 32-true, "
+        "bf16-mixed or 16-mixed.",
+    ),
+]
+ResultPrecision = Annotated[
+    str,
+    typer.Option("--precision", help="Of the network: 32-true, bf16-mixed, 16-mixed or auto."),
+]
 Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
 BenchSeed = Annotated[int, typer.Option(help="Of the principal components; the benchmark's is 1.")]
 

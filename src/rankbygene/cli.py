@@ -95,6 +95,7 @@ def fit(
     max_epochs: opt.MaxEpochs = None,
     batch_size: opt.BatchSize = 64,
     accelerator: opt.Accelerator = "auto",
+    precision: opt.TrainPrecision = "auto",
     key_added: opt.KeyAdded = None,
     cache_dir: opt.CacheDir = None,
     seed: opt.Seed = 0,
@@ -121,6 +122,7 @@ def fit(
             patient_key=patient_key,
             um_per_px=um_per_px,
             key_added=key_added,
+            precision=precision,  # type: ignore[arg-type]  # train names the known ones
             seed=seed,
             model_kwargs={
                 "weights": weights,
@@ -150,6 +152,7 @@ def predict(
     um_per_px: opt.UmPerPx = None,
     step_um: opt.StepUm = None,
     device: opt.Device = None,
+    precision: opt.ResultPrecision = "32-true",
     table_only: opt.TableOnly = False,
     overwrite: opt.Overwrite = False,
 ) -> None:
@@ -171,6 +174,7 @@ def predict(
             step_um=step_um,
             overwrite=overwrite,
             out=out if table_only else None,
+            precision=precision,  # type: ignore[arg-type]  # predict_slide names the known ones
         )
         if table_only:
             return
@@ -186,12 +190,18 @@ def evaluate(
     slides: opt.Slides,
     train: opt.Train,
     baselines: opt.Baselines = "mean,color,backbone",
+    precision: opt.ResultPrecision = "32-true",
     as_json: opt.Json = False,
 ) -> None:
     """Score a model on slides that it has not seen, with baselines beside it."""
     with _step():
         model = _load(model_dir, train)
-        result = rankbygene.tl.evaluate(model, _read_slides(slides), baselines=opt.names(baselines))
+        result = rankbygene.tl.evaluate(
+            model,
+            _read_slides(slides),
+            baselines=opt.names(baselines),
+            precision=precision,  # type: ignore[arg-type]  # evaluate names the known ones
+        )
     typer.echo(_as_json(result) if as_json else _as_table(result))
 
 
@@ -222,6 +232,7 @@ def cross_validate(
     max_epochs: opt.MaxEpochs = None,
     batch_size: opt.BatchSize = 64,
     accelerator: opt.Accelerator = "auto",
+    precision: opt.TrainPrecision = "auto",
     jobs: opt.Jobs = 1,
     overwrite: opt.Overwrite = False,
 ) -> None:
@@ -252,6 +263,7 @@ def cross_validate(
             tile_um=tile_um,
             tile_px=tile_px,
             max_epochs=max_epochs,
+            precision=precision,  # type: ignore[arg-type]  # train names the known ones
             train_kwargs={"batch_size": batch_size, "accelerator": accelerator, **_progress()},
             seeds=[opt.whole_number(seed, "--seeds") for seed in opt.names(seeds)],
             store=store,

@@ -23,13 +23,12 @@ from rankbygene.data._bank import MEMORY_LIMIT, TileBank
 from rankbygene.errors import InputValueError
 from rankbygene.model._features import keep_features
 from rankbygene.model._files import FilesMixin
-from rankbygene.model._inference import BATCH_SIZE
+from rankbygene.model._inference import BATCH_SIZE, choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
 from rankbygene.model._training import (
-    choose_precision,
     default_max_epochs,
     largest_batch,
     run_training,
@@ -281,7 +280,13 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
                 plan.check_sizes(size, n_validation)
                 batches = {**batches, "batch_size": size}
             datamodule = self._build_datamodule(inputs, bank, plan, **batches)
-            self.training_params = {"max_epochs": epochs, **batches, **plan_kwargs}
+            self.training_params = {
+                "max_epochs": epochs,
+                "precision": runner["precision"],
+                "accelerator": device.type,
+                **batches,
+                **plan_kwargs,
+            }
             run_training(self, plan, datamodule, max_epochs=epochs, **runner)
         return bank
 
@@ -289,16 +294,18 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         """Give what batches are made of: tiles, or the features of an encoder that stays as it is."""
         if self.fine_tuning.get("fine_tune") != "none":
             return self.tiles
-        if self._features is None:
+        # Those of another precision are others.
+        if self._features is None or self._features[0] != precision:
             self.module.to(device).eval()
-            self._features = keep_features(
+            kept = keep_features(
                 self.module.encode_orientations,
                 self.tiles,
                 device=device,
                 batch_size=BATCH_SIZE,
                 precision=precision,
             )
-        return self._features
+            self._features = precision, kept
+        return self._features[1]
 
     def _check_encoding(self, encoding: Mapping[str, bool], strategy: object) -> None:
         chosen = [name for name, value in encoding.items() if value]

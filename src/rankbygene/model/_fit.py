@@ -10,6 +10,7 @@ from rankbygene._keys import Keys
 from rankbygene.errors import InputValueError
 from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
 from rankbygene.model._folder import read_record
+from rankbygene.model._inference import AnyPrecision, check_precision
 from rankbygene.model._nh2st import NH2ST
 from rankbygene.model._rankbygene import RankByGene
 
@@ -37,6 +38,7 @@ def fit(
     patient_key: str | None = None,
     um_per_px: float | Mapping[str, float] | None = None,
     key_added: str | None = None,
+    precision: AnyPrecision | None = None,
     seed: int | None = 0,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
@@ -58,6 +60,9 @@ def fit(
         As in :meth:`rankbygene.model.RankByGene.setup_spatialdata`.
     key_added
         Prefix of what is written; by default the method's name.
+    precision
+        Of training, as in :meth:`rankbygene.model.RankByGene.train`; by default ``"auto"``. Results
+        are computed in float32 in any case.
     model_kwargs
         Further arguments of the model's class.
     train_kwargs
@@ -76,6 +81,7 @@ def fit(
     if method not in METHODS:
         msg = f"method={method!r} is not known; choose from {', '.join(map(repr, METHODS))}"
         raise InputValueError(msg)
+    training = with_precision(train_kwargs, precision)
     cls = METHODS[method]
     cls.setup_spatialdata(
         sdata,
@@ -98,9 +104,28 @@ def fit(
     check_layer_fits(model.frames)
     for group in group_by_table(model.frames):
         check_keys_free(group[0].table, Keys(key_added or method))
-    model.train(max_epochs=max_epochs, **(train_kwargs or {}))
+    model.train(max_epochs=max_epochs, **training)
     model.annotate(key_added=key_added)
     return model
+
+
+def with_precision(train_kwargs: Mapping[str, Any] | None, precision: str | None) -> dict[str, Any]:
+    """Settings of a training with the precision that was asked for beside them.
+
+    Raises
+    ------
+    InputValueError
+        They name another one.
+    """
+    settings = dict(train_kwargs or {})
+    if precision is not None and settings.setdefault("precision", precision) != precision:
+        msg = (
+            f"precision={precision!r} and train_kwargs={{'precision': {settings['precision']!r}}} differ; "
+            "pass one of them"
+        )
+        raise InputValueError(msg)
+    check_precision(settings.get("precision", "auto"))
+    return settings
 
 
 def load(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 import torch
 
+from rankbygene._checks import check_choice
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+AnyPrecision = Precision | Literal["auto"]
+# Results hang on no device's taste.
+FULL: Precision = "32-true"
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -43,13 +47,28 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return place
 
 
-def default_precision(device: torch.device) -> Precision:
-    """Choose bfloat16 autocast where the hardware computes it natively, else float32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bf16-mixed"
-    return "32-true"
+def check_precision(precision: object) -> str:
+    """Check the name of a precision."""
+    name: str = check_choice(precision, "precision", ("auto", *get_args(Precision)))
+    return name
+
+
+def choose_precision(precision: str, device: torch.device) -> Precision:
+    """Check a precision, and fill in ``"auto"``.
+
+    That is bfloat16 autocast on a GPU that computes it natively, else float32: some CPUs compute
+    bfloat16 natively as well, and the same seed would give other numbers there than elsewhere.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        The precision is not known.
+    """
+    chosen = check_precision(precision)
+    if chosen != "auto":
+        return cast("Precision", chosen)
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if native else FULL
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
@@ -91,7 +110,7 @@ def run_over_tiles(
     *,
     device: torch.device,
     batch_size: int,
-    precision: str | None = None,
+    precision: str = FULL,
 ) -> dict[str, NDArray[np.float32]]:
     """Apply ``forward`` to every tile of a stream; results are float32 whatever the precision.
 
@@ -103,12 +122,14 @@ def run_over_tiles(
         Pairs of rows and tiles, in any order.
     n_obs
         Number of rows of the results.
+    precision
+        Of the forward pass, as for :func:`choose_precision`.
 
     Returns
     -------
     Per name a float32 array ``[n_obs, ...]``, row ``i`` for row ``i`` of the stream.
     """
-    precision = precision or default_precision(device)
+    precision = choose_precision(precision, device)
     blocks = rebatch(stream, batch_size)
 
     def as_float(images: torch.Tensor) -> dict[str, torch.Tensor]:

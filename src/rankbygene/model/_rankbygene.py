@@ -200,7 +200,10 @@ class RankByGene(BaseSpatialModel):
         accelerator, devices
             As in Lightning. For several devices pass ``strategy="ddp"`` as well, in a script.
         precision
-            ``"auto"``: bfloat16 autocast where the device computes it natively, else float32.
+            ``"auto"``: bfloat16 autocast on a GPU that computes it natively, else float32, so that a
+            seed does not give other numbers on another CPU. ``"bf16-mixed"``, about twice as fast on
+            a CPU with AVX512-BF16 or AMX, ``"16-mixed"`` and ``"32-true"`` everywhere.
+            What was used is logged and stands in the model's record.
         compile, gradient_checkpointing
             How the encoder runs, see :func:`rankbygene.train.encoders_for_training`.
         early_stopping, early_stopping_patience, monitor

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankbygene.data import plan_tiles
+from rankbygene.model._inference import choose_precision
 from rankbygene.nn._statistics import STATISTICS_VERSION
 
 if TYPE_CHECKING:
@@ -52,14 +53,18 @@ def scores(model: ModelState) -> dict[str, float]:
     return {"validation_pearson": float(pearson.mean())} if len(pearson) else {}
 
 
-def provenance(model: ModelState, frames: Sequence[SpotFrame]) -> dict[str, Any]:
-    """Describe a result in values that a zarr store keeps as they are."""
+def provenance(model: ModelState, frames: Sequence[SpotFrame], precision: str) -> dict[str, Any]:
+    """Describe a result, computed at ``precision``, in values that a zarr store keeps as they are."""
     record = model_record(model)
     del record["setup"], record["genes"]
     record["backbone"] = {
         key: record["backbone"][key] for key in ("name", "pretrained", "weights_hash")
     }
     record["n_genes"] = len(model.genes)
+    record["prediction"] = {
+        "precision": choose_precision(precision, model.device),
+        "device": model.device.type,
+    }
     record["slides"] = {frame.slide: _slide_geometry(model, frame) for frame in frames}
     stored: dict[str, Any] = plain(record)
     return stored

@@ -20,7 +20,13 @@ from rankbygene.model._annotate import (
     group_by_table,
     write_table,
 )
-from rankbygene.model._inference import BATCH_SIZE, run_over_tiles
+from rankbygene.model._inference import (
+    BATCH_SIZE,
+    FULL,
+    AnyPrecision,
+    choose_precision,
+    run_over_tiles,
+)
 from rankbygene.model._record import provenance
 from rankbygene.model._slide import slide_frame, slide_table
 from rankbygene.model._state import ModelState, spot_ids
@@ -43,6 +49,8 @@ class ResultsMixin(ModelState):
         self,
         sdata: SpatialDatas | None = None,
         modality: Literal["image", "gene"] = "image",
+        *,
+        precision: AnyPrecision = FULL,
     ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
         """Represent every spot.
 
@@ -52,19 +60,28 @@ class ResultsMixin(ModelState):
             Data to represent; by default the data the model was made with.
         modality
             ``"image"`` needs only tiles; ``"gene"`` needs the counts of the panel.
+        precision
+            Of the network: ``"32-true"``, float32 on every device; ``"bf16-mixed"`` or ``"16-mixed"``,
+            faster where the device computes them natively; ``"auto"``, bfloat16 on such a GPU.
 
         Returns
         -------
         float32 ``[n_obs, n_latent]``; for several slides a dict ``{slide: array}``.
         """
         self._check_trained()
+        precision = choose_precision(precision, self.device)
         if modality not in ("image", "gene"):
             msg = f"modality={modality!r} is not known; choose 'image' or 'gene'"
             raise InputValueError(msg)
         frames = self._frames_of(sdata, counts=modality == "gene")
         if modality == "gene":
             return one_or_all({name: self._run_genes(frame) for name, frame in frames.items()})
-        return one_or_all({name: self._run(frame)["latent"] for name, frame in frames.items()})
+        return one_or_all(
+            {
+                name: self._run(frame, precision=precision)["latent"]
+                for name, frame in frames.items()
+            }
+        )
 
     def get_normalized_expression(
         self,
@@ -72,6 +89,7 @@ class ResultsMixin(ModelState):
         gene_list: Sequence[str] | None = None,
         *,
         scale: Literal["normalized", "counts"] = "normalized",
+        precision: AnyPrecision = FULL,
     ) -> pd.DataFrame | dict[str, pd.DataFrame]:
         """Predict expression from the image alone.
 
@@ -84,6 +102,9 @@ class ResultsMixin(ModelState):
         scale
             ``"normalized"``: the scale of training, described by ``model.normalization``.
             ``"counts"``: counts per ``target_sum``, the logarithm undone.
+        precision
+            Of the network: ``"32-true"``, float32 on every device; ``"bf16-mixed"`` or ``"16-mixed"``,
+            faster where the device computes them natively; ``"auto"``, bfloat16 on such a GPU.
 
         Returns
         -------
@@ -95,17 +116,24 @@ class ResultsMixin(ModelState):
             A gene is not in the model's panel.
         """
         self._check_trained()
+        precision = choose_precision(precision, self.device)
         genes = self._check_genes(gene_list)
         results = {}
         for name, frame in self._frames_of(sdata, counts=False).items():
-            values = self._run(frame)["expression"]
+            values = self._run(frame, precision=precision)["expression"]
             if scale == "counts":
                 values = self.normalization.to_counts_per_target(values)
             table = pd.DataFrame(values, index=pd.Index(frame.obs_names), columns=self.genes)
             results[name] = table.loc[:, genes]
         return one_or_all(results)
 
-    def annotate(self, sdata: SpatialDatas | None = None, key_added: str | None = None) -> None:
+    def annotate(
+        self,
+        sdata: SpatialDatas | None = None,
+        key_added: str | None = None,
+        *,
+        precision: AnyPrecision = FULL,
+    ) -> None:
         """Write representation and prediction into the table of each slide.
 
         Writes ``.obsm["X_<key>"]``, ``.layers["<key>"]`` (NaN for genes outside the panel),
@@ -118,6 +146,9 @@ class ResultsMixin(ModelState):
             Data to annotate; by default the data the model was made with.
         key_added
             Prefix of the keys; by default the method's name.
+        precision
+            Of the network: ``"32-true"``, float32 on every device; ``"bf16-mixed"`` or ``"16-mixed"``,
+            faster where the device computes them natively; ``"auto"``, bfloat16 on such a GPU.
 
         Raises
         ------
@@ -126,13 +157,14 @@ class ResultsMixin(ModelState):
             would not fit in memory.
         """
         self._check_trained()
+        precision = choose_precision(precision, self.device)
         keys = Keys(key_added or self.method)
         frames = self._frames_of(sdata, counts=False)
         groups = group_by_table(frames)
         for group in groups:
             check_keys_free(group[0].table, keys)
         check_layer_fits(frames)
-        results = {name: self._slide_result(frame) for name, frame in frames.items()}
+        results = {name: self._slide_result(frame, precision) for name, frame in frames.items()}
         for group in groups:
             write_table(
                 group,
@@ -140,7 +172,7 @@ class ResultsMixin(ModelState):
                 keys=keys,
                 genes=self.genes,
                 pearson=self.validation_pearson,
-                params=provenance(self, group),
+                params=provenance(self, group, precision),
             )
 
     def predict_slide(
@@ -156,6 +188,7 @@ class ResultsMixin(ModelState):
         overwrite: bool = False,
         out: str | Path | None = None,
         shard: tuple[int, int] | None = None,
+        precision: AnyPrecision = FULL,
     ) -> None:
         """Predict a slide that has an image only, and add the result as a table.
 
@@ -191,6 +224,9 @@ class ResultsMixin(ModelState):
             With ``out``: ``(i, n)`` computes the ``i``-th of ``n`` shares, counted from 0; whoever comes
             last writes the store, which is the same as one process would have written. By default what
             ``torchrun`` says in ``RANK`` and ``WORLD_SIZE``, else all.
+        precision
+            Of the network: ``"32-true"``, float32 on every device; ``"bf16-mixed"`` or ``"16-mixed"``,
+            faster where the device computes them natively; ``"auto"``, bfloat16 on such a GPU.
 
         Raises
         ------
@@ -201,6 +237,7 @@ class ResultsMixin(ModelState):
             model or slide.
         """
         self._check_trained()
+        precision = choose_precision(precision, self.device)
         if shard is not None and out is None:
             msg = f"shard={shard} divides what is written to disk; pass out=... as well"
             raise InputValueError(msg)
@@ -226,22 +263,27 @@ class ResultsMixin(ModelState):
                 table_key=table_key,
                 shard=shard,
                 overwrite=overwrite,
+                precision=precision,
             )
             return
-        values = self._run(frame)
+        values = self._run(frame, precision=precision)
         table = slide_table(
             frame,
             **values,
             genes=self.genes,
             keys=Keys(self.method),
-            params=provenance(self, [frame]),
+            params=provenance(self, [frame], precision),
         )
         if tiles is not None:
             sdata.shapes[frame.region] = tiles
         sdata.tables[table_key] = table
 
     def _run(
-        self, frame: SpotFrame, rows: NDArray[np.intp] | None = None
+        self,
+        frame: SpotFrame,
+        rows: NDArray[np.intp] | None = None,
+        *,
+        precision: AnyPrecision = FULL,
     ) -> dict[str, NDArray[np.float32]]:
         """Apply the network to the tiles of one slide, or of some of its rows."""
         chosen = np.arange(frame.n_obs) if rows is None else rows
@@ -253,6 +295,7 @@ class ResultsMixin(ModelState):
             len(needed),
             device=self.device,
             batch_size=BATCH_SIZE,
+            precision=precision,
         )
         return self._combine(values, frame, chosen, needed)
 
@@ -284,8 +327,8 @@ class ResultsMixin(ModelState):
         array: NDArray[np.float32] = latent.float().cpu().numpy()
         return array
 
-    def _slide_result(self, frame: SpotFrame) -> SlideResult:
-        values = self._run(frame)
+    def _slide_result(self, frame: SpotFrame, precision: AnyPrecision) -> SlideResult:
+        values = self._run(frame, precision=precision)
         # A slide or spot that the model never saw is test data.
         split = self.split_labels.reindex(spot_ids(frame)).fillna("test").to_numpy(object)
         return SlideResult(values["latent"], values["expression"], split)

@@ -22,7 +22,7 @@ from rankbygene._keys import Keys
 from rankbygene.errors import InputValueError
 from rankbygene.io._atomic import atomic_directory, check_free, fill_store
 from rankbygene.io._parts import Parts
-from rankbygene.model._inference import BATCH_SIZE, run_over_tiles
+from rankbygene.model._inference import BATCH_SIZE, Precision, run_over_tiles
 from rankbygene.model._record import provenance
 from rankbygene.model._slide import slide_table
 from rankbygene.nn._weights import hash_weights
@@ -46,6 +46,7 @@ def predict_to_store(
     table_key: str,
     shard: tuple[int, int] | None,
     overwrite: bool,
+    precision: Precision,
 ) -> None:
     """Predict the spots of a frame, or a share of them, and write a store when all are there.
 
@@ -65,6 +66,8 @@ def predict_to_store(
         Share of the parts to compute, ``(i, n)``; None takes what ``torchrun`` says, or all.
     overwrite
         Replace a store that is there.
+    precision
+        Of the network.
     """
     check_free(out, overwrite)
     index, n_shards = _checked(shard or _launched())
@@ -72,14 +75,24 @@ def predict_to_store(
     reader = model._reader(frame)
     parts = Parts(
         out.with_name(f"{out.name}.parts"),
-        _job(model, frame, reader, table_key),
+        _job(model, frame, reader, table_key) | {"precision": precision},
         n_rows=frame.n_obs,
         part_size=PART_SIZE,
     )
     own = np.array_split(np.arange(len(parts)), n_shards)[index].tolist()
-    _compute(model, reader, parts, [part for part in own if not parts.is_done(part)])
+    waiting = [part for part in own if not parts.is_done(part)]
+    _compute(model, reader, parts, waiting, precision)
     if parts.is_complete():
-        _assemble(model, frame, element, parts, out, table_key=table_key, overwrite=overwrite)
+        _assemble(
+            model,
+            frame,
+            element,
+            parts,
+            out,
+            table_key=table_key,
+            overwrite=overwrite,
+            precision=precision,
+        )
 
 
 def _checked(shard: tuple[int, int]) -> tuple[int, int]:
@@ -113,7 +126,9 @@ def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) 
     }
 
 
-def _compute(model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list[int]) -> None:
+def _compute(
+    model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list[int], precision: Precision
+) -> None:
     """Apply the network to every tile of some parts.
 
     A part is computed by itself, so that its numbers do not depend on who computes which others.
@@ -126,6 +141,7 @@ def _compute(model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list
             len(tiles),
             device=model.device,
             batch_size=BATCH_SIZE,
+            precision=precision,
         )
         parts.write(part, values)
 
@@ -159,6 +175,7 @@ def _assemble(
     *,
     table_key: str,
     overwrite: bool,
+    precision: Precision,
 ) -> None:
     """Write the store from all parts, unless another process is at it, and remove the parts."""
     lock = FileLock(f"{parts.folder}.lock", timeout=0)
@@ -175,7 +192,7 @@ def _assemble(
             latent=np.empty((frame.n_obs, 0), np.float32),
             genes=model.genes,
             keys=Keys(model.method),
-            params=provenance(model, [frame]),
+            params=provenance(model, [frame], precision),
         )
         slide = SpatialData.init_from_elements({frame.region: element, table_key: table})
         with atomic_directory(out, overwrite=overwrite) as folder:

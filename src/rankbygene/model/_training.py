@@ -22,7 +22,7 @@ from rankbygene.data import (
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.model._devices import devices_kwargs
-from rankbygene.model._inference import autocast_dtype, default_precision
+from rankbygene.model._inference import autocast_dtype, choose_precision
 from rankbygene.model._random import forked_rng
 from rankbygene.train import BestWeights, FiniteLoss, find_batch_size, whole_state
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rankbygene.model._base import BaseSpatialModel
     from rankbygene.train import SpotPlan
 
-logger = logging.getLogger("rankbygene")
+log = logging.getLogger("rankbygene")
 
 
 def default_max_epochs(n_train: int) -> int:
@@ -68,11 +68,6 @@ def training_device(accelerator: str, devices: int | list[int] | str) -> torch.d
     _, _, device = parse_device_args(accelerator, devices, return_device="torch")
     found: torch.device = device
     return found
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Fill in ``"auto"``."""
-    return default_precision(device) if precision == "auto" else precision
 
 
 def largest_batch(
@@ -109,7 +104,7 @@ def largest_batch(
         smallest=batches.get("patch_size", 8),
         dtype=autocast_dtype(precision),
     )
-    logger.info("batch_size='auto': %d spots", size)
+    log.info("batch_size='auto': %d spots", size)
     return size
 
 
@@ -148,6 +143,7 @@ def run_training(
     validated = datamodule.n_val > 0
     device = training_device(accelerator, devices)
     precision = choose_precision(precision, device)
+    log.info("training in precision %r on %s", precision, device.type)
     own: list[pl.Callback] = [FiniteLoss()]
     if validated:
         own.append(BestWeights(monitor=monitor))

@@ -15,6 +15,7 @@ from joblib import Parallel, delayed
 
 from rankbygene.data import Normalization, SpatialSetup, resolve_slides
 from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.model._fit import with_precision
 from rankbygene.model._record import PACKAGES
 from rankbygene.model._setup import each_sdata, recall_setup
 from rankbygene.nn import build_backbone
@@ -29,6 +30,7 @@ from rankbygene.tl._store import FoldStore, Outcome
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
+    from rankbygene.model._inference import AnyPrecision
     from rankbygene.model._setup import SpatialDatas
     from rankbygene.pp import PanelMethod
     from rankbygene.tl._folds import Leak
@@ -96,6 +98,7 @@ def cross_validate(
     max_epochs: int | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
+    precision: AnyPrecision | None = None,
     seeds: Sequence[int] = (0,),
     store: str | Path | None = None,
     only_folds: Sequence[str | int] | None = None,
@@ -144,6 +147,9 @@ def cross_validate(
     max_epochs, model_kwargs, train_kwargs
         For all trained methods, also the baselines among them (of ``plan_kwargs`` these take the
         learning rates only).
+    precision
+        Of all trainings, as in :meth:`rankbygene.model.RankByGene.train`; by default ``"auto"``.
+        Predictions and features of encoders are computed in float32.
     seeds
         Each seed repeats every fold.
     store
@@ -172,6 +178,9 @@ def cross_validate(
     >>> result = rbg.tl.cross_validate(slides, backbone="test_resnet", pretrained=False)
     >>> result.summary["pearson"]
     """
+    shared_train = with_precision(train_kwargs, precision) | (
+        {} if max_epochs is None else {"max_epochs": max_epochs}
+    )
     study = _study(
         sdatas,
         groups=groups,
@@ -183,9 +192,6 @@ def cross_validate(
         image=_image_settings(backbone, pretrained, weights, tile_um, tile_px),
     )
     shared_model = dict(model_kwargs or {})
-    shared_train = {**(train_kwargs or {})} | (
-        {} if max_epochs is None else {"max_epochs": max_epochs}
-    )
     judged = _named(method)
     methods = {name: as_method(value, shared_model, shared_train) for name, value in judged.items()}
     for name in baselines:

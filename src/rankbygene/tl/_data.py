@@ -15,7 +15,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from rankbygene.data import Normalization, SpotFrame, TileReader, expression_matrix, resolve_slides
-from rankbygene.model._inference import choose_device, default_precision, run_over_tiles
+from rankbygene.model._inference import choose_device, run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.nn import build_backbone, color_texture_statistics, normalize_pixels
@@ -89,18 +89,16 @@ class TileFeatures:
         reader = TileReader(frame, tile_um=self.image.tile_um, tile_px=self.image.tile_px)
         device = choose_device()
         extract: Callable[[torch.Tensor], torch.Tensor] = color_texture_statistics
-        precision = "32-true"
         if kind == "backbone":
             if seed not in self._backbones:
                 self._backbones[seed] = frozen_backbone(self.image, seed, device)
-            extract, precision = self._backbones[seed], default_precision(device)
+            extract = self._backbones[seed]
         return run_over_tiles(
             lambda images: {"features": extract(images)},
             reader.stream(np.arange(frame.n_obs)),
             frame.n_obs,
             device=device,
             batch_size=_BATCH_SIZE,
-            precision=precision,
         )["features"]
 
 

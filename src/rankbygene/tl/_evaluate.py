@@ -13,7 +13,7 @@ import torch
 
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import mae, mse, pearson
-from rankbygene.model._inference import run_over_tiles
+from rankbygene.model._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
 from rankbygene.model._state import spot_ids
 from rankbygene.nn import build_backbone, color_statistics
@@ -59,6 +59,7 @@ def evaluate(
     sdata: SpatialDatas,
     *,
     baselines: Sequence[BaselineName] = ("mean", "color", "backbone"),
+    precision: AnyPrecision = FULL,
 ) -> Evaluation:
     """Score a trained model on slides that it has not seen.
 
@@ -72,6 +73,8 @@ def evaluate(
         ``"mean"``: the training mean of each gene. ``"color"``: ridge on colour statistics of the
         tile. ``"backbone"``: ridge on the image encoder as it was before training. All are fitted
         on every spot that the model trained or validated on.
+    precision
+        Of the networks, as in :meth:`rankbygene.model.RankByGene.annotate`.
 
     Returns
     -------
@@ -83,6 +86,7 @@ def evaluate(
         A spot to be scored was used in training, or the model has no training data.
     """
     model._check_trained()
+    precision = choose_precision(precision, model.device)
     seen = model._frames_of(None, counts=True)
     frames = model._frames_of(sdata, counts=True)
     _check_unseen(model, frames)
@@ -94,10 +98,12 @@ def evaluate(
         for name in seen
     }
     targets = np.concatenate([values[used[name]] for name, values in _targets(model, seen).items()])
-    train = _features(model, seen, extractors, used)
-    test = _features(model, frames, extractors, None)
+    train = _features(model, seen, extractors, used, precision)
+    test = _features(model, frames, extractors, None, precision)
     predictions = {
-        model.method: np.concatenate([model._run(frame)["expression"] for frame in frames.values()])
+        model.method: np.concatenate(
+            [model._run(frame, precision=precision)["expression"] for frame in frames.values()]
+        )
     }
     for name in baselines:
         predictor = MeanRegressor() if name == "mean" else ridge()
@@ -201,6 +207,7 @@ def _features(
     frames: Mapping[str, SpotFrame],
     extractors: Mapping[str, Extractor],
     rows: Mapping[str, NDArray[np.intp]] | None,
+    precision: str,
 ) -> dict[str, NDArray[np.float32]]:
     """Read every tile once and describe it in each way."""
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in extractors}
@@ -214,6 +221,7 @@ def _features(
             len(chosen),
             device=model.device,
             batch_size=64,
+            precision=precision,
         )
         for name in extractors:
             parts[name].append(values[name])

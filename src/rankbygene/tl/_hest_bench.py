@@ -18,7 +18,7 @@ from rankbygene.io._hest_bench import PATCH_PX, BenchTask, patch_blocks, read_be
 from rankbygene.model._inference import (
     Precision,
     choose_device,
-    default_precision,
+    choose_precision,
     run_over_tiles,
 )
 from rankbygene.model._random import forked_rng
@@ -105,7 +105,7 @@ def hest_bench(
     device
         By default a GPU where there is one.
     precision
-        Of the encoder; by default bfloat16 autocast where the device computes it natively.
+        Of the encoder; by default bfloat16 autocast on a GPU that computes it natively, else float32.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def hest_bench(
     place = choose_device(device)
     bench = read_bench(Path(path), names, drop_unmatched=variant == "corrected")
     _warn_unmatched(bench)
-    mode = precision or default_precision(place)
+    mode = choose_precision("auto" if precision is None else precision, place)
     with forked_rng(seed):
         network, spec = build_backbone(
             encoder, pretrained=pretrained, weights=weights, tile_px=PATCH_PX
