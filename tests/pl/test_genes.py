@@ -62,3 +62,47 @@ def test_what_is_missing_is_named(predictions: Any) -> None:
         rbg.pl.gene_scatter(predictions, [], "model")
     _, ax = plt.subplots()
     assert rbg.pl.gene_scatter(predictions, "A", "model", ax=ax)[0] is ax
+
+
+def test_counts_are_not_drawn_against_logarithms(predictions: Any) -> None:
+    predictions.layers["log"] = predictions.X.copy()
+    predictions.X = np.round(np.abs(predictions.X) * 7)
+    for draw in (
+        lambda **kwargs: rbg.pl.gene_scatter(predictions, "A", "model", **kwargs),
+        lambda **kwargs: rbg.pl.gene_maps(predictions, "A", "model", "left", **kwargs),
+    ):
+        with pytest.raises(InputValueError, match="adata.X holds counts, layer 'model'.*measured="):
+            draw()
+        draw(measured="log")
+    normalization = rbg.data.Normalization().to_dict()
+    predictions.uns["model_params"] = {"normalization": normalization}
+    predictions.X = predictions.X / 7  # some other scale, up to 30 and more
+    predictions.X[0, 0] = 30.5
+    with pytest.raises(InputValueError, match=r"up to 30.5, which that scale cannot reach.*log\(1"):
+        rbg.pl.gene_scatter(predictions, "A", "model")
+
+
+def test_an_annotated_table_of_counts_is_sent_to_the_picture_that_normalises(
+    model: Any, make_slides: Any
+) -> None:
+    (sdata,) = make_slides(1, seed=31)
+    model.annotate(sdata)
+    with pytest.raises(InputValueError, match="counts per 10000. to base e, smoothed"):
+        rbg.pl.gene_scatter(sdata["table"], model.genes[0], "rankbygene", slide_key="region")
+
+
+def test_spots_are_counted_and_slides_named(predictions: Any) -> None:
+    (ax,) = rbg.pl.gene_scatter(predictions, "C", "model")
+    assert ax.get_xlabel() == "measured\n49 of 98 spots"
+    predictions.obs["slide"] = np.where(np.arange(98) < 49, 10.0, 2.0)
+    (ax,) = rbg.pl.gene_scatter(predictions, "A", "model")
+    (legend,) = ax.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["2", "10"]
+    assert rbg.pl.gene_maps(predictions, "A", "model", 10).shape == (1, 3)
+    predictions.obs["slide"] = predictions.obs["slide"].where(np.arange(98) > 3)
+    with pytest.raises(InputValueError, match="is missing for 4 of 98 spots"):
+        rbg.pl.gene_scatter(predictions, "A", "model")
+    predictions.layers["model"][:, 0] = 1.5
+    predictions.obs["slide"] = "one"
+    (ax,) = rbg.pl.gene_scatter(predictions, "A", "model")
+    assert ax.get_title() == "A\nr not defined within slides"

@@ -106,3 +106,16 @@ def test_spots_without_a_prediction_are_left_blank(predictions: Any) -> None:
     assert not discs(axes[0, 0]).get_array().mask.any()
     for ax in axes[0, 1:]:
         np.testing.assert_array_equal(np.flatnonzero(discs(ax).get_array().mask), range(5))
+
+
+def test_a_gene_that_was_not_measured_is_named(predictions: Any) -> None:
+    predictions.X[:49, 1] = np.nan
+    predictions.X[:9, 0] = np.nan
+    axes = rbg.pl.gene_maps(predictions, ["A", "B"], "model", "left")
+    assert axes[1, 0].get_title() == "B not measured here"
+    assert axes[1, 1].get_title() == "B predicted"
+    assert axes[1, 2].get_title() == "no difference to draw"
+    assert discs(axes[1, 2]).get_array().mask.all()
+    limits = np.quantile(predictions[:49, "B"].layers["model"], (0.01, 0.99))
+    np.testing.assert_allclose(discs(axes[1, 1]).get_clim(), limits)
+    assert axes[0, 2].get_title() == "predicted − measured (40 of 49 spots)"

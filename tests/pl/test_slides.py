@@ -60,6 +60,51 @@ def test_the_heaviest_and_the_lightest_tiles_are_shown(annotated: Any) -> None:
         rbg.pl.top_tiles(annotated, n_tiles=0)
 
 
+def test_ties_and_weights_that_are_none_are_said(annotated: Any) -> None:
+    obs = annotated["table"].obs
+    n = len(obs)
+    weights = np.full(n, 0.5 / (n - 4))
+    weights[[3, 8, 12, 20]] = 0.125
+    obs["slide_classifier_attention"] = weights
+    axes = rbg.pl.top_tiles(annotated, n_tiles=3, tile_px=32)
+    assert axes[0, 0].get_ylabel() == "largest weights\n(1 more tie)"
+    assert axes[1, 0].get_ylabel() == f"smallest weights\n({n - 7} more tie)"
+    assert axes[0, 0].get_title() == f"× {0.125 * n:.2g}"
+    obs["slide_classifier_attention"] = 1 / n
+    with pytest.raises(InputValueError, match=f"all {n} tiles.*weigh the same"):
+        rbg.pl.top_tiles(annotated, tile_px=32)
+    weights[3] = 0
+    obs["slide_classifier_attention"] = weights
+    for draw in (rbg.pl.attention_map, rbg.pl.top_tiles):
+        with pytest.raises(InputValueError, match="sum to 0.875 and not to 1"):
+            draw(annotated)
+
+
+def test_each_region_has_its_own_weights_whatever_the_order_of_rows(make_slides: Any) -> None:
+    import spatialdata as sd
+
+    first, second = make_slides(2)
+    joined = sd.concatenate({"a": first, "b": second}, concatenate_tables=True)
+    table = joined["table"][np.random.default_rng(0).permutation(joined["table"].n_obs)].copy()
+    regions = table.obs["region"].astype(str).to_numpy()
+    table.obs["slide_classifier_attention"] = 0.0
+    for region in np.unique(regions):
+        own = np.flatnonzero(regions == region)
+        weights = np.arange(1, len(own) + 1) / (len(own) * (len(own) + 1) / 2)
+        table.obs.iloc[own, -1] = weights
+    joined["table"] = table
+    for region in np.unique(regions):
+        name = f"{region}"
+        frame = next(f for f in rbg.data.resolve(joined, counts=False) if f.region == name)
+        axes = rbg.pl.attention_map(joined, region=name)
+        drawn = axes[1].collections[0]
+        np.testing.assert_allclose(drawn.get_offsets(), frame.centers)
+        own = table.obs["slide_classifier_attention"].to_numpy()[regions == region]
+        np.testing.assert_allclose(drawn.get_array(), own * len(own), rtol=1e-5)
+    with pytest.raises(InputValueError, match="several regions"):
+        rbg.pl.attention_map(joined)
+
+
 def draw(n: int = 60) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(0)
     risk = rng.normal(size=n)

@@ -63,6 +63,20 @@ def test_measured_and_predicted_panels_are_the_table(model: Any, make_slides: An
         rbg.pl.spatial_expression(sdata, "nothing_such")
 
 
+def test_a_library_of_the_panel_is_that_of_all_its_genes(fit_tiny: Any, make_slides: Any) -> None:
+    (sdata,) = make_slides(1)
+    normalization = rbg.data.Normalization(library="panel", neighbourhood="none")
+    model = fit_tiny(sdata, model_kwargs={"tile_px": 32, "normalization": normalization})
+    genes = list(model.genes)
+    axes = rbg.pl.spatial_expression(sdata, genes[:2])
+    counts = sdata["table"][:, genes].X
+    counts = counts.toarray() if hasattr(counts, "toarray") else np.asarray(counts)
+    expected = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4)
+    for row in range(2):
+        drawn = axes[row, 1].collections[0].get_array()
+        np.testing.assert_allclose(drawn, expected[:, row], rtol=1e-5)
+
+
 def test_what_is_wrong_is_named(slides: Any) -> None:
     with pytest.raises(InputValueError, match="n_tiles=0"):
         rbg.pl.tiles(slides[0], n_tiles=0)

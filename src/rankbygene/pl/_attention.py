@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+# Weights are stored in single precision.
+_SUM, _EQUAL = 1e-3, 1e-5
+
+
 def attention_map(
     sdata: SpatialData,
     *,
@@ -63,7 +67,7 @@ def attention_map(
     InputKeyError
         The table holds no weights under ``key``.
     InputValueError
-        The slide has no weights.
+        The slide has no weights, or others than a model gives.
     """
     from matplotlib import pyplot as plt
 
@@ -81,7 +85,8 @@ def attention_map(
     top = max(float(np.nanquantile(relative, 0.99)), 1.0)
     spots = draw_spots(axes[0, -1], frame.centers, relative, cmap=cmap, limits=(0.0, top))
     axes[0, -1].set_title(f"attention, {frame.slide}")
-    bar = figure.colorbar(spots, ax=axes[0, -1], shrink=0.75, aspect=25, pad=0.02, extend="max")
+    extend = "max" if relative.max() > top else "neither"
+    bar = figure.colorbar(spots, ax=axes[0, -1], shrink=0.75, aspect=25, pad=0.02, extend=extend)
     bar.set_label("times an equal share")
     finish(figure, show=show, save=save)
     shown: NDArray[np.object_] = axes[0]
@@ -123,14 +128,16 @@ def top_tiles(
 
     Returns
     -------
-    The axes ``[2, n_tiles]``, heaviest and lightest first.
+    The axes ``[2, n_tiles]``, heaviest and lightest first. Where other tiles weigh as much as the last
+    of a row, it says how many.
 
     Raises
     ------
     InputKeyError
         The table holds no weights under ``key``.
     InputValueError
-        The slide has no weights, or no tiles are asked for.
+        The slide has no weights, or others than a model gives, all tiles weigh the same, or none are
+        asked for.
     """
     from matplotlib import pyplot as plt
 
@@ -140,20 +147,25 @@ def top_tiles(
     frame = one_frame(sdata, table_key=table_key, region=region)
     weights = _weights(frame, key)
     count = min(n_tiles, len(weights))
-    order = np.argsort(-weights, kind="stable")
+    if weights.max() - weights.min() <= _EQUAL * weights.max():
+        msg = f"all {len(weights):,} tiles of slide {frame.slide!r} weigh the same; none stands out"
+        raise InputValueError(msg)
+    # Ties in the order of the table, from either end.
+    heaviest = np.argsort(-weights, kind="stable")[:count]
+    lightest = np.argsort(weights, kind="stable")[:count]
     reader = TileReader(frame, tile_um=tile_um, tile_px=tile_px)
     figure, axes = plt.subplots(
         2, count, figsize=(1.5 * count, 3.7), layout="constrained", squeeze=False
     )
-    for line, rows in zip(axes, (order[:count], order[::-1][:count]), strict=True):
+    for line, rows in zip(axes, (heaviest, lightest), strict=True):
         for ax, row, image in zip(line, rows, reader.read(rows), strict=True):
             ax.imshow(image.transpose(1, 2, 0), interpolation="antialiased")
             ax.set_title(f"× {weights[row] * len(weights):.2g}", fontsize="small", pad=2)
             ax.set_xticks([])
             ax.set_yticks([])
             ax.spines[:].set_visible(False)
-    axes[0, 0].set_ylabel("largest weights")
-    axes[1, 0].set_ylabel("smallest weights")
+    axes[0, 0].set_ylabel(f"largest weights{_tied(weights, heaviest)}")
+    axes[1, 0].set_ylabel(f"smallest weights{_tied(weights, lightest)}")
     figure.suptitle(f"{frame.slide}: times an equal share", fontsize="medium")
     finish(figure, show=show, save=save)
     return axes
@@ -171,7 +183,22 @@ def _weights(frame: SpotFrame, key: str) -> NDArray[np.float32]:
     if not np.isfinite(weights).all():
         msg = f"slide {frame.slide!r} has no weights in {column!r}; annotate it first"
         raise InputValueError(msg)
+    total = float(weights.sum(dtype=np.float64))
+    if (weights < 0).any() or abs(total - 1) > _SUM:
+        msg = (
+            f"the weights of slide {frame.slide!r} in {column!r} sum to {total:.4g} and not to 1: tiles were "
+            "added or dropped since; annotate it again"
+        )
+        raise InputValueError(msg)
     return weights
+
+
+def _tied(weights: NDArray[np.float32], shown: NDArray[np.intp]) -> str:
+    """Say how many tiles weigh as much as the last that is shown, and are not."""
+    others = int(
+        (weights == weights[shown[-1]]).sum() - (weights[shown] == weights[shown[-1]]).sum()
+    )
+    return f"\n({others:,} more tie)" if others else ""
 
 
 def _frame(sdata: SpatialData, table_key: str, region: str | None) -> SpotFrame:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from rankbygene._names import natural_order
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
-from rankbygene.pl._predictions import column, gene_list, gene_values
+from rankbygene.pl._predictions import column, gene_list, measured_and_predicted, score_text
 from rankbygene.pl._style import (
     GREY,
     bare,
@@ -35,6 +37,7 @@ def gene_scatter(
     genes: str | Sequence[str],
     layer: str,
     *,
+    measured: str | None = None,
     slide_key: str = "slide",
     ax: Axes | None = None,
     show: bool = False,
@@ -49,13 +52,15 @@ def gene_scatter(
     Parameters
     ----------
     adata
-        Spots by genes, ``X`` measured and ``layers[layer]`` predicted, such as the
+        Spots by genes, ``X`` measured and ``layers[layer]`` predicted on one scale, such as the
         ``predictions`` of :func:`rankbygene.tl.cross_validate`. Spots that are NaN in either are
-        left out.
+        left out, and counted below the axis.
     genes
         One gene or several, a panel each.
     layer
         Layer with the predictions.
+    measured
+        Layer with the measured values, on the scale of the predictions; ``X`` by default.
     slide_key
         Column of ``obs`` that names the slides.
     ax
@@ -74,26 +79,29 @@ def gene_scatter(
     InputKeyError
         A gene, the layer or the column is missing.
     InputValueError
-        A gene was predicted for no spot, or ``ax`` was given for several genes.
+        Measured values are counts and predictions are not, a gene was predicted for no spot, a spot has
+        no slide, or ``ax`` was given for several genes.
     """
     names = gene_list(adata, genes)
     slides = column(adata, slide_key)
-    found, code = np.unique(slides, return_inverse=True)
+    found = natural_order(slides.tolist())
+    code = pd.Index(found).get_indexer(pd.Index(slides))
     colors = np.array(palette(len(found)))
-    measured, predicted = (gene_values(adata, names, source) for source in (None, layer))
-    known = np.isfinite(measured) & np.isfinite(predicted)
+    truth, predicted = measured_and_predicted(adata, names, layer, measured)
+    known = np.isfinite(truth) & np.isfinite(predicted)
     _check_known(names, known, layer)
-    scores = pearson(measured, predicted, groups=slides)
+    scores = pearson(truth, predicted, groups=slides)
     axes = open_panels(ax, len(names), (2.9, 3.1))
     # In one order for all, but not slide by slide: the last slide must not cover the others.
     order = np.random.default_rng(0).permutation(adata.n_obs)
     for panel, gene, i in zip(axes, names, range(len(names)), strict=True):
         rows = order[known[order, i]]
-        _draw_gene(panel, measured[rows, i], predicted[rows, i], colors[code[rows]])
-        panel.set_xlabel("measured")
+        _draw_gene(panel, truth[rows, i], predicted[rows, i], colors[code[rows]])
+        part = "" if len(rows) == adata.n_obs else f"\n{len(rows):,} of {adata.n_obs:,} spots"
+        panel.set_xlabel(f"measured{part}")
         if is_first_column(panel):
             panel.set_ylabel("predicted")
-        panel.set_title(f"{gene}\nr = {scores[i]:.2f} within slides", fontsize="medium")
+        panel.set_title(f"{gene}\n{score_text(scores[i])} within slides", fontsize="medium")
     if len(found) > 1:
         from matplotlib.lines import Line2D
 

@@ -10,7 +10,13 @@ import numpy as np
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.pl._frames import one_frame
-from rankbygene.pl._predictions import gene_list, gene_values, one_slide, positions
+from rankbygene.pl._predictions import (
+    gene_list,
+    measured_and_predicted,
+    one_slide,
+    positions,
+    score_text,
+)
 from rankbygene.pl._style import finish, scale_bar
 from rankbygene.pl._tissue import (
     color_limits,
@@ -38,6 +44,7 @@ def gene_maps(
     layer: str,
     slide: str | None = None,
     *,
+    measured: str | None = None,
     slide_key: str = "slide",
     spot_um: float | None = None,
     sdata: SpatialData | None = None,
@@ -57,11 +64,13 @@ def gene_maps(
     adata
         Spots by genes, ``X`` measured, ``layers[layer]`` predicted, ``obsm["spatial"]`` centres in
         micrometres, such as the ``predictions`` of :func:`rankbygene.tl.cross_validate`. Spots
-        without a value are light grey.
+        without a value are light grey, and a gene that was not measured there is named so.
     genes
         One gene or several, one row of panels each.
     layer
         Layer with the predictions.
+    measured
+        Layer with the measured values, on the scale of the predictions; ``X`` by default.
     slide
         Which slide; may be left out when there is one.
     slide_key
@@ -90,13 +99,15 @@ def gene_maps(
     InputKeyError
         A gene, the layer, the slide or the centres are missing.
     InputValueError
-        The slide has to be named, a gene was not predicted there, or the spots are not those of
-        ``sdata``.
+        The slide has to be named, measured values are counts and predictions are not, a gene was not
+        predicted there, or the spots are not those of ``sdata``.
     """
     names = gene_list(adata, genes)
     rows = one_slide(adata, slide, slide_key)
     centers = positions(adata)[rows]
-    measured, predicted = (gene_values(adata[rows], names, source) for source in (None, layer))
+    truth, predicted = (
+        values[rows] for values in measured_and_predicted(adata, names, layer, measured)
+    )
     frame = None if sdata is None else one_frame(sdata, table_key=table_key, region=region)
     if frame is not None:
         _check_same_spots(centers, frame)
@@ -112,7 +123,7 @@ def gene_maps(
             draw_tissue(axes[row, 0], frame, unit=frame.um_per_unit)
             view_spots(axes[row, 0], centers)
             axes[row, 0].set_title("H&E", fontsize="medium")
-        maps.gene(axes[row, -3:], gene, measured[:, row], predicted[:, row])
+        maps.gene(axes[row, -3:], gene, truth[:, row], predicted[:, row])
         scale_bar(axes[row, 0], 1.0)
     finish(axes[0, 0].figure, show=show, save=save)
     return axes
@@ -133,13 +144,20 @@ class _Maps:
     ) -> None:
         """Draw measured and predicted values on one scale, and the residual on its own."""
         residual = predicted - measured
+        known = np.isfinite(residual)
         limits = color_limits(np.concatenate([measured, predicted]))
-        reach = float(np.nanquantile(np.abs(residual), 0.99)) or 1.0
-        score = float(pearson(measured, predicted)[0])
-        spots = self._map(axes[0], measured, self.cmap, limits, f"{gene} measured")
-        self._map(axes[1], predicted, self.cmap, limits, f"{gene} predicted (r = {score:.2f})")
+        title = f"{gene} measured" if np.isfinite(measured).any() else f"{gene} not measured here"
+        self._map(axes[0], measured, self.cmap, limits, title)
+        score = f" ({score_text(float(pearson(measured, predicted)[0]))})" if known.any() else ""
+        spots = self._map(axes[1], predicted, self.cmap, limits, f"{gene} predicted{score}")
         _colorbar(axes[1], spots, [measured, predicted])
-        missed = self._map(axes[2], residual, "RdBu_r", (-reach, reach), "predicted − measured")
+        if not known.any():
+            self._map(axes[2], residual, "RdBu_r", (-1.0, 1.0), "no difference to draw")
+            return
+        reach = float(np.nanquantile(np.abs(residual), 0.99)) or 1.0
+        part = "" if known.all() else f" ({known.sum():,} of {len(known):,} spots)"
+        title = f"predicted − measured{part}"
+        missed = self._map(axes[2], residual, "RdBu_r", (-reach, reach), title)
         _colorbar(axes[2], missed, [residual])
 
     def _map(

@@ -12,6 +12,7 @@ from rankbygene.data import Normalization, expression_matrix
 from rankbygene.errors import InputKeyError
 from rankbygene.metrics import pearson
 from rankbygene.pl._frames import one_frame
+from rankbygene.pl._predictions import score_text
 from rankbygene.pl._style import finish, scale_bar
 from rankbygene.pl._tissue import color_limits, draw_spots, draw_tissue, tissue_aspect
 
@@ -121,7 +122,12 @@ def _values(frame: SpotFrame, genes: Sequence[str], keys: Keys) -> Panels:
     if not annotated:
         return {"predicted": np.asarray(table.X)[np.ix_(frame.rows, columns)]}
     normalization = Normalization.from_dict(table.uns[keys.params]["normalization"])
-    measured, _ = expression_matrix(frame, genes, normalization)
+    names = list(genes)
+    if normalization.library == "panel":
+        # The library size is that of all genes of the model, not of those that are drawn.
+        names = [str(name) for name in table.var_names[table.var[keys.panel].to_numpy(bool)]]
+    values, _ = expression_matrix(frame, names, normalization)
+    measured = values[:, [names.index(gene) for gene in genes]]
     predicted = np.asarray(table.layers[keys.expression])[np.ix_(frame.rows, columns)]
     return {"measured": measured, "predicted": predicted}
 
@@ -151,4 +157,4 @@ def _held_out_score(frame: SpotFrame, panels: Mapping[str, NDArray[np.float32]],
     if rows.sum() < 3:
         return ""
     truth, predicted = (panels[label][rows, None] for label in ("measured", "predicted"))
-    return f" (r = {float(pearson(truth, predicted)[0]):.2f})"
+    return f" ({score_text(float(pearson(truth, predicted)[0]))})"
