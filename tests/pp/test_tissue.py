@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,7 @@ from spatialdata.transformations import Identity, Scale, get_transformation
 from rankbygene.data import frame_from_shapes
 from rankbygene.errors import InputKeyError, InputValueError, OutputExistsError
 from rankbygene.pp import find_tissue_tiles, tile_tissue
-from rankbygene.pp._mask import share_of_windows, tissue_mask
+from rankbygene.pp._mask import share_of_windows, tissue_mask, tissue_pieces
 
 HEIGHT, WIDTH = 600, 800
 PURPLE, GLASS = (150, 90, 160), (238, 236, 230)
@@ -120,6 +122,55 @@ def test_existing_elements_are_kept():
         tile_tissue(sdata, key_added="he", overwrite=True)
 
 
+def test_pieces_are_counted_and_chosen(caplog):
+    two = disc((300, 250), 150) | disc((300, 650), 100) | disc((50, 50), 8)
+    sdata = slide(picture(two))
+    _, tiles = find_tissue_tiles(sdata, tile_um=20)
+    assert sorted(tiles["piece"].unique()) == [1, 2]
+    assert "shows 2 separate pieces of tissue" in caplog.text
+    assert "of which 2 are covered" in caplog.text
+    x = tiles.geometry.centroid.x.to_numpy()
+    assert (x[tiles["piece"] == 1] < 425).all()
+    assert (x[tiles["piece"] == 2] > 525).all()
+    _, largest = find_tissue_tiles(sdata, tile_um=20, pieces="largest")
+    _, first = find_tissue_tiles(sdata, tile_um=20, pieces=1)
+    assert len(largest) == len(first) == (tiles["piece"] == 1).sum()
+    _, crumbs = find_tissue_tiles(sdata, tile_um=20, min_area_um2=0, min_tissue=0.1)
+    assert crumbs["piece"].max() == 3
+    _, large = find_tissue_tiles(sdata, tile_um=20, min_area_um2=10_000)
+    assert len(large) == len(first)
+    for pieces in ("most", 0, 1.5, True):
+        with pytest.raises(InputValueError, match="pieces must be"):
+            find_tissue_tiles(sdata, tile_um=20, pieces=pieces)
+    with pytest.raises(InputValueError, match="min_area_um2"):
+        find_tissue_tiles(sdata, tile_um=20, min_area_um2=-1)
+
+
+def test_what_only_looks_like_tissue_is_left_out():
+    """Dye on glass has no texture, a frame and a hair have no stain, and a hair is thin."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    tissue = disc((300, 250), 150)
+    pixels = picture(np.zeros_like(tissue)).astype(float)
+    halo = np.clip(1 - np.hypot(y - 300, x - 400) / 250, 0, 1)
+    pixels -= halo * np.array([0, 55, 25])[:, None, None]
+    pale = np.array([205, 190, 210])[:, None, None] + rng.normal(0, 14, (1, HEIGHT, WIDTH))
+    pixels = np.where(tissue, pale, pixels)
+    pixels[:, :40] = rng.integers(90, 200, (1, 40, WIDTH))  # a frame, grey
+    pixels[:, 540:544, 300:] = np.array(PURPLE)[:, None, None]
+    _, tiles = find_tissue_tiles(slide(np.clip(pixels, 0, 255).astype(np.uint8)), tile_um=20)
+    found, true = tiles.union_all(), Point(250, 300).buffer(150)
+    assert true.intersection(found).area > 0.95 * true.area
+    assert found.difference(true.buffer(60)).area == 0
+
+
+def test_memory_is_bounded_for_slides_of_any_size(monkeypatch):
+    monkeypatch.setattr("rankbygene.pp._mask._MOST_SAMPLES", 10_000)
+    mask = tissue_mask(slide(picture(disc()))["he"], 40)
+    assert 2_000 < mask.size <= 10_000
+    assert abs(mask.mean() / disc().mean() - 1) < 0.15
+
+
 def test_impossible_requests_are_refused():
     sdata = slide(picture(disc()))
     with pytest.raises(InputKeyError, match=r"no image 'x'; the images are \['he'\]"):
@@ -150,19 +201,30 @@ def test_shares_of_windows_are_counted():
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("image", "spots"),
-    [("mob_stahl/Rep11.jpg", "mob_stahl/Rep11_spots.csv")],
+    ("image", "spots", "um", "area"),
+    [
+        ("mob_stahl/Rep11.jpg", "mob_stahl/Rep11_spots.csv", 2.75, (0.2, 0.3)),
+        ("her2st_patient_a/A1.png", "her2st_patient_a/A1_spots.csv", 3.18, (0.3, 0.4)),
+        ("crc16_visium/spatial/tissue_hires_image.png", None, 4.54, (0.38, 0.46)),
+    ],
 )
-def test_spots_of_real_tissue_lie_on_the_mask(real_data, image, spots):
+def test_spots_of_real_tissue_lie_on_the_mask(real_data, image, spots, um, area):
+    """Pale tissue, a second picture in the picture, a frame of printed dots."""
     import pandas as pd
 
-    pixels = np.asarray(Image.open(real_data / image)).transpose(2, 0, 1)
-    centers = pd.read_csv(real_data / spots)[["pixel_x", "pixel_y"]].to_numpy()
+    pixels = np.asarray(Image.open(real_data / image).convert("RGB")).transpose(2, 0, 1)
+    if spots is not None:
+        centers = pd.read_csv(real_data / spots)[["pixel_x", "pixel_y"]].to_numpy()
+    else:
+        folder = real_data / "crc16_visium/spatial"
+        places = pd.read_csv(folder / "tissue_positions_list.csv", header=None)
+        factor = json.loads((folder / "scalefactors_json.json").read_text())["tissue_hires_scalef"]
+        centers = places.loc[places[1] == 1, [5, 4]].to_numpy() * factor
     element = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=["r", "g", "b"])
-    side = 112 / 2.7
+    side = 112 / um
     mask = tissue_mask(element, side)
-    share = share_of_windows(
-        mask, centers[:, 0] - side / 2, centers[:, 1] - side / 2, side, pixels.shape[1:]
-    )
-    assert np.mean(share >= 0.25) > 0.95
-    assert mask.mean() < 0.6
+    largest = tissue_pieces(mask, min_samples=256) == 1
+    corners = (centers - side / 2).T
+    share = share_of_windows(largest, *corners, side, pixels.shape[1:])
+    assert np.mean(share >= 0.25) > 0.99
+    assert area[0] < largest.mean() < area[1]
