@@ -81,13 +81,14 @@ def test_visium_lattice_gives_the_scale(build: SimpleNamespace) -> None:
     np.testing.assert_allclose(near[:, 1], 100, rtol=1e-6)
 
 
-def test_order_of_the_sources(build: SimpleNamespace) -> None:
+def test_order_of_the_sources(build: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     sdata = visium(build)
     sdata.tables["table"].uns["spatial"] = {
         "spots": {"scalefactors": {"microns_per_pixel": 0.3}},
         "other": {"scalefactors": {"microns_per_pixel": 0.4}},
     }
     assert resolve(sdata)[0].um_per_unit == 0.3
+    assert "neighbouring spots are 3.6 um apart, on a Visium slide they are 100" in caplog.text
     sdata.images["he"] = build.image(build.picture())
     assert resolve(sdata)[0].um_per_unit == 0.5
     (frame,) = resolve(sdata, SpatialSetup(um_per_px=0.7))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -17,12 +18,15 @@ from rankbygene.data._images import level_to_system
 from rankbygene.data._registration import MICROMETRE_SYSTEMS, Registration, systems_of
 from rankbygene.errors import InputValueError
 
+logger = logging.getLogger("rankbygene")
+
 # An oil objective at 100x makes 0.05; the smallest pictures that Space Ranger keeps have up to 45.
 MICROSCOPE_UM_PER_PX = (0.05, 50.0)
 # Distance of neighbouring Visium spots, and their printed diameter.
 VISIUM_PITCH_UM = 100.0
 VISIUM_SPOT_UM = 55.0
 _LATTICE_TOLERANCE = 0.05
+_DISAGREEMENT = 0.1
 _EQUAL_RADII = 0.01
 
 
@@ -123,6 +127,7 @@ def micrometres_per_unit(
             per_unit, source = found
             # Units are those of the system; the bounds are those of pixels.
             check_um_per_px(per_unit * registration.image_scale, source)
+            _compare_with_lattice(per_unit, source, centers, array_index, region)
             return per_unit, source
     msg = (
         f"micrometres per pixel of {registration.image_key!r} are unknown; looked at "
@@ -230,6 +235,26 @@ def hexagon_pitch(centers: NDArray[np.float64], array_index: NDArray[np.int64]) 
     # Two columns apart within a row, one row and one column apart across rows: six in all.
     neighbours = [2 * column_step, np.linalg.norm(row + column), np.linalg.norm(row - column)]
     return float(np.mean(neighbours))
+
+
+def _compare_with_lattice(
+    per_unit: float,
+    source: str,
+    centers: NDArray[np.float64],
+    array_index: NDArray[np.int64] | None,
+    region: str,
+) -> None:
+    """Warn where the printed lattice contradicts what was believed."""
+    printed = _from_lattice(centers, array_index, [])
+    if printed is not None and abs(per_unit / printed[0] - 1) > _DISAGREEMENT:
+        logger.warning(
+            "region %r: by %s neighbouring spots are %.3g um apart, on a Visium slide they are %g; check "
+            "which one is right, and pass um_per_px=...",
+            region,
+            source,
+            VISIUM_PITCH_UM * per_unit / printed[0],
+            VISIUM_PITCH_UM,
+        )
 
 
 def _from_diameter(

@@ -96,9 +96,9 @@ def tissue_pieces(mask: NDArray[np.bool_], *, min_samples: float) -> NDArray[np.
     joined, count = ndimage.label(near, structure=np.ones((3, 3)), output=np.int32)
     joined[~mask] = 0
     areas = np.bincount(joined.ravel(), minlength=count + 1)
-    cores = ndimage.maximum(
-        ndimage.distance_transform_edt(mask), joined, index=np.arange(count + 1)
-    )
+    # The edge of the image counts as background, so that a line along it is thin.
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    cores = ndimage.maximum(depth, joined, index=np.arange(count + 1))
     kept = (areas >= max(min_samples, 1)) & (np.asarray(cores) >= _CORE)
     kept[0] = False
     order = np.argsort(-np.where(kept, areas, 0), kind="stable")[: kept.sum()]
