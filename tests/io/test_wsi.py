@@ -332,6 +332,15 @@ def test_units_of_imagej(tmp_path: Path, picture: Any, unit: str, per_unit: floa
         rbg.io.read_wsi(write("pixel"))
 
 
+def test_several_scenes_in_a_file_are_told(tmp_path: Path, picture: Any, caplog: Any) -> None:
+    with tifffile.TiffWriter(tmp_path / "s.ome.tif", ome=True) as out:
+        for scene in (picture[:800], picture):
+            out.write(scene, photometric="rgb", metadata={"axes": "YXS"})
+    image = rbg.io.read_wsi(tmp_path / "s.ome.tif", um_per_px=0.5).images["s_image"]
+    np.testing.assert_array_equal(level_array(image, 0).compute().transpose(1, 2, 0), picture)
+    assert "2 pictures of about the same size" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["straight", "premultiplied", "unsaid", "png"])
 def test_what_was_not_scanned_is_white(tmp_path: Path, picture: Any, kind: str) -> None:
     alpha = np.full(picture.shape[:2], 255, np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from rankbygene.errors import InputValueError
 if TYPE_CHECKING:
     from pathlib import Path
 
+logger = logging.getLogger("rankbygene")
+
 # Along x and y, as the file has them: numbers to be checked, or text that is none.
 PixelSize = tuple[Any, Any]
 
@@ -26,6 +29,8 @@ PixelSize = tuple[Any, Any]
 _CHUNK_BYTES = 1 << 22
 # The resolution of TIFF is often that of a printer: 1200 dots per inch are 21 um.
 _LARGEST_PIXEL_UM = 20.0
+# A picture with more than this share of the largest one's pixels could be the slide as well.
+_SCENE = 0.25
 _ALPHA = {tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA}
 _UM_PER_UNIT = {
     **dict.fromkeys(("\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m", "um", "\\u00b5m"), 1.0),
@@ -71,11 +76,28 @@ def open_tiff(path: Path) -> Pyramid:
             msg = f"{path} holds no picture of 3 or 4 channels (y, x, channel); found {found}"
             raise InputValueError(msg)
         slide = max(pictures, key=lambda series: series.levels[0].size)
+        _tell_others(path, pictures, slide)
         alpha = slide.keyframe.extrasamples[:1]
         levels = [lazy_rgb(slide.aszarr(level=i), path, alpha) for i in range(len(slide.levels))]
     except (tifffile.TiffFileError, OSError) as error:
         raise InputValueError(unreadable(path, error)) from error
     return Pyramid(levels, *_pixel_size(tif, slide))
+
+
+def _tell_others(
+    path: Path, pictures: list[tifffile.TiffPageSeries], slide: tifffile.TiffPageSeries
+) -> None:
+    """Say that a file holds several scenes; labels and overviews are much smaller than the slide."""
+    most = slide.levels[0].size
+    large = [series for series in pictures if series.levels[0].size > _SCENE * most]
+    if len(large) > 1:
+        logger.warning(
+            "%s holds %d pictures of about the same size (%s); the largest, number %d, is read",
+            path,
+            len(large),
+            ", ".join(str(series.shape) for series in large),
+            pictures.index(slide),
+        )
 
 
 def lazy_rgb(store: Any, path: Path, alpha: Sequence[int] = ()) -> da.Array:
