@@ -64,13 +64,13 @@ def test_training_says_its_precision(
         model = fit_tiny(slides, **kwargs)
         assert "training in precision '32-true' on cpu" in caplog.text
         assert model.training_params["precision"] == "32-true"
-        kept = model._features
+        kept = model._features_precision
         model.train(1, precision="bf16-mixed", **train)
         assert "training in precision 'bf16-mixed' on cpu" in caplog.text
     assert model.training_params["precision"] == "bf16-mixed"
     # Features kept at one precision are not taken for those of the other.
-    assert kept[0] == "32-true"
-    assert model._features[0] == "bf16-mixed"
+    assert kept == "32-true"
+    assert model._features_precision == "bf16-mixed"
     half = fit_tiny(slides, precision="bf16-mixed", **kwargs)
     assert slides[0]["table"].uns["rankbygene_params"]["training"]["precision"] == "bf16-mixed"
     assert half.training_params["accelerator"] == "cpu"

@@ -295,17 +295,17 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         if self.fine_tuning.get("fine_tune") != "none":
             return self.tiles
         # Those of another precision are others.
-        if self._features is None or self._features[0] != precision:
+        if self._features is None or self._features_precision != precision:
             self.module.to(device).eval()
-            kept = keep_features(
+            self._features = keep_features(
                 self.module.encode_orientations,
                 self.tiles,
                 device=device,
                 batch_size=BATCH_SIZE,
                 precision=precision,
             )
-            self._features = precision, kept
-        return self._features[1]
+            self._features_precision = precision
+        return self._features
 
     def _check_encoding(self, encoding: Mapping[str, bool], strategy: object) -> None:
         chosen = [name for name, value in encoding.items() if value]

@@ -51,7 +51,8 @@ class ModelState(TrainedModel, ABC):
     validation_pearson: pd.Series[float]  # per gene of the panel
     cache_dir: Path | None = None  # where tiles are kept between sessions; not saved
     _tiles: TileBank | None
-    _features: tuple[str, FeatureBank] | None  # of a frozen encoder, and their precision
+    _features: FeatureBank | None  # of a frozen encoder
+    _features_precision: str | None = None
 
     @abstractmethod
     def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
