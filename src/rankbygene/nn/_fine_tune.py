@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 from torch import nn
 
+from rankbygene._checks import check_real, check_whole
 from rankbygene.errors import BackboneError, InputKeyError, InputValueError
 
 __all__ = ["FineTune", "rest_frozen", "set_fine_tuning"]
@@ -122,7 +124,7 @@ def _last_blocks(network: nn.Module, n_last: int) -> list[str]:
     return [name for block in blocks[-n_last:] for name in block] + tail
 
 
-def _add_lora(network: nn.Module, rank: int, alpha: int | None, dropout: float) -> None:
+def _add_lora(network: nn.Module, rank: int, alpha: float | None, dropout: float) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -137,13 +139,16 @@ def _add_lora(network: nn.Module, rank: int, alpha: int | None, dropout: float) 
             "backbone='vit_small_patch16_224'"
         )
         raise InputValueError(msg)
-    if rank < 1:
-        msg = f"the rank of lora_kwargs is {rank}; at least 1 is needed"
-        raise InputValueError(msg)
+    rank = check_whole(rank, "the rank of lora_kwargs", at_least=1)
+    # peft says that it takes whole numbers alone, and takes others.
+    scale: Any = 2 * rank
+    if alpha is not None:
+        scale = check_real(alpha, "the alpha of lora_kwargs", above=0)
     config = LoraConfig(
         r=rank,
-        lora_alpha=2 * rank if alpha is None else alpha,
-        lora_dropout=dropout,
-        target_modules=targets,
+        lora_alpha=scale,
+        lora_dropout=check_real(dropout, "the dropout of lora_kwargs", at_least=0, below=1),
+        # A pattern, because names in a list are taken for the ends of names, too.
+        target_modules="|".join(map(re.escape, targets)),
     )
     inject_adapter_in_model(config, network)
