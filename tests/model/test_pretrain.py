@@ -11,6 +11,7 @@ from safetensors import safe_open
 from spatialdata import SpatialData
 
 import rankbygene as rbg
+from rankbygene.data._row_groups import RowGroups
 from rankbygene.errors import (
     InputKeyError,
     InputTypeError,
@@ -20,7 +21,7 @@ from rankbygene.errors import (
 )
 from rankbygene.metrics import pearson
 from rankbygene.model._random import forked_rng
-from rankbygene.tl._regressors import ridge as make_ridge
+from rankbygene.tl._regressors import GroupRidge
 
 TINY: dict[str, Any] = {
     "tile_px": 32,
@@ -118,7 +119,9 @@ def test_features_tell_more_of_expression_on_a_slide_that_was_not_seen(tmp_path:
     scores = {}
     for name, weights in (("cold", None), ("warm", tmp_path / "warm.safetensors")):
         features = [encode(sdata, weights) for sdata in (*train, unseen)]
-        ridge = make_ridge().fit(np.concatenate(features[:2]), np.concatenate(truth[:2]))
+        slide_of = np.repeat(["a", "b"], [len(values) for values in truth[:2]])
+        groups = RowGroups.of_labels(slide_of, "slide")
+        ridge = GroupRidge().fit(np.concatenate(features[:2]), np.concatenate(truth[:2]), groups)
         scores[name] = pearson(truth[2], ridge.predict(features[2])).mean()
     assert scores["warm"] > scores["cold"] + 0.03, scores
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -42,6 +42,31 @@ class SpatialSetup:
     coordinate_system: str | None = None
     patient_key: str | None = None
     um_per_px: float | Mapping[str, float] | None = None
+
+    def as_said(self) -> SpatialSetup:
+        """Give what a user said, without what was found for one slide."""
+        return self
+
+
+@dataclass(frozen=True)
+class PlacedSetup(SpatialSetup):
+    """Set-up of a copy that lacks what the scale of its slide was read from.
+
+    The copy is not looked at again: what holds for the slide holds for every part of it.
+
+    Parameters
+    ----------
+    um_per_unit, um_source
+        As in :class:`SpotFrame`.
+    """
+
+    um_per_unit: float = field(kw_only=True)
+    um_source: str = field(kw_only=True)
+
+    def as_said(self) -> SpatialSetup:
+        """Give what a user said, without what was found for one slide."""
+        names = [item.name for item in fields(SpatialSetup)]
+        return SpatialSetup(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, eq=False)

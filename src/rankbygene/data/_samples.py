@@ -19,7 +19,7 @@ from rankbygene.data._annotation import (
     region_rows,
 )
 from rankbygene.data._counts import check_counts
-from rankbygene.data._frame import SpatialSetup, SpotFrame
+from rankbygene.data._frame import PlacedSetup, SpatialSetup, SpotFrame
 from rankbygene.data._geometry import apply_affine
 from rankbygene.data._regions import check_region, region_centers
 from rankbygene.data._registration import Registration, register
@@ -234,15 +234,18 @@ def _place(
         )
         raise InputValueError(msg)
     array_index = None if table is None else array_index_of(table, rows)
-    um_per_unit, um_source = micrometres_per_unit(
-        sdata,
-        registration,
-        region=region,
-        table=table,
-        um_per_px=_for_region(setup.um_per_px, region, "um_per_px"),
-        centers=centers,
-        array_index=array_index,
-    )
+    if isinstance(setup, PlacedSetup):
+        um_per_unit, um_source = setup.um_per_unit, setup.um_source
+    else:
+        um_per_unit, um_source = micrometres_per_unit(
+            sdata,
+            registration,
+            region=region,
+            table=table,
+            um_per_px=_for_region(setup.um_per_px, region, "um_per_px"),
+            centers=centers,
+            array_index=array_index,
+        )
     return SpotFrame(
         slide=slide,
         sdata=sdata,

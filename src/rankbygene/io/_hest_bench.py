@@ -51,12 +51,15 @@ class BenchSample:
         Which of them have a spot, ``[n]`` ascending.
     targets
         ``log1p`` of the counts at those, float64 ``[n, n_genes]``.
+    places
+        Where they lie, ``[n, 2]`` in any unit; by ``obsm["spatial"]``, else their order in the file.
     """
 
     patches: Path
     n_patches: int
     rows: NDArray[np.intp]
     targets: NDArray[np.float64]
+    places: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +215,23 @@ def _read_sample(
             msg += ", or leave them out with variant='corrected'"
         raise InputKeyError(msg)
     counts = _dense_counts(table, spots[rows], columns, expression)
-    return BenchSample(patches, len(barcodes), rows, np.log1p(counts))
+    places = _places(table, spots[rows], rows)
+    return BenchSample(patches, len(barcodes), rows, np.log1p(counts), places)
+
+
+def _places(
+    table: ad.AnnData, spots: NDArray[np.intp], rows: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Positions of spots; only a baseline's penalty is chosen by them."""
+    in_order = np.column_stack([rows, np.zeros(len(rows))]).astype(np.float64)
+    if "spatial" not in table.obsm:
+        return in_order
+    try:
+        places = np.asarray(table.obsm["spatial"], np.float64)[spots]
+    except (TypeError, ValueError):
+        return in_order
+    sound = places.ndim == 2 and places.shape[1] >= 2 and np.isfinite(places).all()
+    return places[:, :2] if sound else in_order
 
 
 def _read_barcodes(path: Path) -> list[str]:

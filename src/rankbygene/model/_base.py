@@ -133,7 +133,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             "lora_kwargs": None if lora_kwargs is None else dict(lora_kwargs),
         }
         frames = resolve_slides(sdata, recall_setup)
-        self.setup = next(iter(frames.values())).setup
+        self.setup = next(iter(frames.values())).setup.as_said()
         if not isinstance(genes, int):
             check_panel(genes, frames.values())
         with forked_rng(self.seed):

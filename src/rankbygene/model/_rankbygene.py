@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from rankbygene.data._row_groups import row_groups
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._inference import BATCH_SIZE
@@ -323,7 +324,14 @@ class RankByGene(BaseSpatialModel):
         ]
         measured = bank.measured[bank.slide_of_row[rows]]
         expression = np.where(measured, bank.values[rows], np.float32(np.nan))
-        fit_statistics(layer, torch.cat(statistics).numpy(), expression)
+        labels = self.training_split.labels
+        groups = row_groups(
+            self.training_frames,
+            {name: np.flatnonzero(own == "train") for name, own in labels.items()},
+            tile_um=max(self.tile_widths),
+            normalization=self.normalization,
+        )
+        fit_statistics(layer, torch.cat(statistics).numpy(), expression, groups.folds)
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features, expression = self.module.represent(images, views=self.module_kwargs["views"])

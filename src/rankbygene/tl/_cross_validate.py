@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from joblib import Parallel, delayed
 
@@ -20,8 +20,15 @@ from rankbygene.model._record import PACKAGES
 from rankbygene.model._setup import each_sdata, recall_setup
 from rankbygene.nn import build_backbone
 from rankbygene.pp import check_panel
-from rankbygene.tl._data import ImageSettings, TileFeatures, sides
-from rankbygene.tl._folds import Fold, make_folds, patient_of
+from rankbygene.tl._data import (
+    ImageSettings,
+    TileFeatures,
+    check_predictions,
+    panel_of,
+    sides,
+    widest_tile,
+)
+from rankbygene.tl._folds import Fold, check_folding, check_pixels, make_folds, patient_of
 from rankbygene.tl._measure import Measure
 from rankbygene.tl._methods import BASELINES, Method, MethodLike, ModelMethod, as_method, baseline
 from rankbygene.tl._result import CrossValidation
@@ -51,6 +58,7 @@ class Study:
     image: ImageSettings
     groups: str
     allow_leaks: tuple[Leak, ...]
+    widest_tile: float
 
     def describe(self) -> dict[str, Any]:
         """Give the settings in plain values."""
@@ -75,6 +83,7 @@ class Study:
                 "weights": None if self.image.weights is None else str(self.image.weights),
             },
             "tile": {"um": self.image.tile_um, "px": self.image.tile_px},
+            "widest_tile_um": self.widest_tile,
         }
 
 
@@ -178,26 +187,35 @@ def cross_validate(
     >>> result = rbg.tl.cross_validate(slides, backbone="test_resnet", pretrained=False)
     >>> result.summary["pearson"]
     """
+    each_sdata(sdatas)
     shared_train = with_precision(train_kwargs, precision) | (
         {} if max_epochs is None else {"max_epochs": max_epochs}
     )
-    study = _study(
-        sdatas,
-        groups=groups,
-        n_splits=n_splits,
-        allow_leaks=tuple(allow_leaks),
-        genes=genes,
-        panel_method=panel_method,
-        normalization=normalization or Normalization(),
-        image=_image_settings(backbone, pretrained, weights, tile_um, tile_px),
-    )
     shared_model = dict(model_kwargs or {})
     judged = _named(method)
+    if not judged:
+        msg = "no method given; pass at least one, such as method='rankbygene'"
+        raise InputValueError(msg)
     methods = {name: as_method(value, shared_model, shared_train) for name, value in judged.items()}
     for name in baselines:
         if name not in methods:
             methods[name] = baseline(name, shared_model, shared_train)
     _check_names(methods, references, seeds)
+    check_folding(groups, n_splits, allow_leaks)
+    if store is not None:
+        FoldStore.check(store)
+    study = _study(
+        sdatas,
+        methods.values(),
+        groups=groups,
+        n_splits=n_splits,
+        allow_leaks=tuple(allow_leaks),
+        only_folds=only_folds,
+        genes=genes,
+        panel_method=panel_method,
+        normalization=normalization or Normalization(),
+        image=lambda: _image_settings(backbone, pretrained, weights, tile_um, tile_px),
+    )
     chosen = _chosen_folds(study.folds, only_folds)
     folder = None if store is None else FoldStore(store, study.describe())
     units = [(seed, study.folds[fold]) for seed in seeds for fold in chosen]
@@ -229,37 +247,50 @@ def cross_validate(
 
 def _study(
     sdatas: SpatialDatas,
+    methods: Iterable[Method],
     *,
     groups: str,
     n_splits: int | None,
     allow_leaks: tuple[Leak, ...],
+    only_folds: Sequence[str | int] | None,
     genes: int | Sequence[str],
     panel_method: PanelMethod,
     normalization: Normalization,
-    image: ImageSettings,
+    image: Callable[[], ImageSettings],
 ) -> Study:
-    each_sdata(sdatas)
+    """Check data and folds, and only then ask for the encoder's settings, which may load weights."""
     frames = resolve_slides(sdatas, lambda item: recall_setup(item, default=SpatialSetup()))
     if not isinstance(genes, int):
         check_panel(genes, frames.values())
-    folds = make_folds(
+    fold = partial(
+        make_folds,
         frames,
         groups,
         n_splits,
         allow_leaks=allow_leaks,
-        tile_um=image.tile_um,
         normalization=normalization,
     )
+    by_slide = groups not in ("block", "spot")
+    folds = fold(tile_um=0.0) if by_slide else []
+    if by_slide:
+        _chosen_folds({found.name: found for found in folds}, only_folds)
+    settings = image()
+    width = max((widest_tile(method, settings) for method in methods), default=settings.tile_um)
+    if not by_slide:
+        folds = fold(tile_um=width)
+    elif "window" not in allow_leaks:
+        check_pixels(frames, folds, width)
     return Study(
         frames,
-        {fold.name: fold for fold in folds},
-        TileFeatures(frames, image),
+        {found.name: found for found in folds},
+        TileFeatures(settings),
         genes,
         panel_method,
         normalization,
-        image,
+        settings,
         groups,
         allow_leaks,
+        width,
     )
 
 
@@ -294,12 +325,12 @@ def _check_names(
         msg = f"references {unknown} are not known; choose from {', '.join(map(repr, REFERENCES))}"
         raise InputValueError(msg)
     taken = sorted(set(methods) & set(REFERENCES))
-    if taken or not methods:
-        msg = (
-            f"a method cannot be called {taken}, the name of a reference"
-            if taken
-            else "no method given"
-        )
+    if taken:
+        msg = f"a method cannot be called {taken}, the name of a reference"
+        raise InputValueError(msg)
+    odd = [name for name in methods if not isinstance(name, str) or not name.strip() or "/" in name]
+    if odd:
+        msg = f"methods are named by text without '/', which files cannot hold; found {odd[0]!r}"
         raise InputValueError(msg)
     if not seeds or len(set(seeds)) < len(seeds):
         msg = f"seeds must be different numbers, at least one; found {list(seeds)}"
@@ -313,8 +344,14 @@ def _chosen_folds(folds: Mapping[str, Fold], only: Sequence[str | int] | None) -
     if isinstance(only, str | int):
         msg = f"only_folds is a list of names or numbers of folds; found {only!r}"
         raise InputTypeError(msg)
-    chosen = []
+    chosen: list[str] = []
     for fold in only:
+        if isinstance(fold, int) and str(fold) in names and names.index(str(fold)) != fold:
+            msg = (
+                f"fold {fold} is the name of one fold and the number of another; pass the name as text "
+                f"({str(fold)!r}), or n_splits={len(names)}, which names folds by their numbers"
+            )
+            raise InputValueError(msg)
         if fold in names:
             chosen.append(str(fold))
         elif isinstance(fold, int) and 0 <= fold < len(names):
@@ -322,6 +359,9 @@ def _chosen_folds(folds: Mapping[str, Fold], only: Sequence[str | int] | None) -
         else:
             msg = f"there is no fold {fold!r}; the folds are {names}, or 0 to {len(names) - 1}"
             raise InputValueError(msg)
+    if not chosen or len(set(chosen)) < len(chosen):
+        msg = f"only_folds must name different folds, at least one of {names}; found {list(only)}"
+        raise InputValueError(msg)
     return chosen
 
 
@@ -341,30 +381,32 @@ def _run(
         done = {name: store.load(name, fold.name, seed, settings[name]) for name in methods}
     if all(done.values()):
         return {name: outcome for name, outcome in done.items() if outcome is not None}
-    train, test = sides(
-        study.frames,
-        fold,
-        study.tiles,
-        genes=study.genes,
-        panel_method=study.panel_method,
-        normalization=study.normalization,
-        image=study.image,
-        seed=seed,
-    )
-    n_spots = sum(len(rows) for rows in fold.test.values())
+    genes = panel_of(study.frames, fold, study.genes, study.panel_method)
     outcomes: dict[str, Outcome] = {}
     for name, method in methods.items():
         known = done[name]
         if known is not None:
             outcomes[name] = known
             continue
+        # Copies of its own, so that no method finds what another one changed.
+        train, test = sides(
+            study.frames,
+            fold,
+            study.tiles,
+            genes=genes,
+            normalization=study.normalization,
+            image=study.image,
+            seed=seed,
+        )
         with Measure() as used:
             predictor = method(train)
-            predictions = np.asarray(predictor(test), np.float32)
-        _check_predictions(name, predictions, (n_spots, len(train.genes)))
+            if not callable(predictor):
+                msg = f"method {name!r} gave {type(predictor).__name__}; a function of TestData is needed"
+                raise InputTypeError(msg)
+            predicted = predictor(test)
         outcomes[name] = Outcome(
-            predictions,
-            train.genes,
+            check_predictions(name, predicted, test, genes),
+            genes,
             used.seconds,
             used.peak_memory_mb,
             str(getattr(predictor, "note", "")),
@@ -372,16 +414,6 @@ def _run(
         if store is not None:
             store.save(name, fold.name, seed, settings[name], outcomes[name])
     return outcomes
-
-
-def _check_predictions(name: str, predictions: Any, shape: tuple[int, int]) -> None:
-    if predictions.shape != shape:
-        msg = f"method {name!r} predicted {predictions.shape}; {shape} (spots, genes) are needed"
-        raise InputValueError(msg)
-    if not np.isfinite(predictions).all():
-        bad = int((~np.isfinite(predictions)).sum())
-        msg = f"method {name!r} predicted {bad} values that are not finite numbers"
-        raise InputValueError(msg)
 
 
 def _settings(method: Any) -> Any:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
-from spatialdata import SpatialData
-from spatialdata.models import TableModel
 
 from rankbygene.data import Normalization, SpotFrame, TileReader, expression_matrix, resolve_slides
+from rankbygene.data._row_groups import RowGroups, row_groups
+from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._inference import choose_device, run_over_tiles
 from rankbygene.model._random import forked_rng
-from rankbygene.model._setup import recall_setup, remember_setup
+from rankbygene.model._setup import recall_setup
 from rankbygene.nn import build_backbone, color_texture_statistics, normalize_pixels
 from rankbygene.pp import choose_panel
+from rankbygene.tl._copies import light_copy
 from rankbygene.tl._folds import Fold, patient_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
     from rankbygene.pp import PanelMethod
 
@@ -34,10 +34,12 @@ __all__ = [
     "TestData",
     "TileFeatures",
     "TrainingData",
+    "check_predictions",
     "expression_of",
     "held_out_frames",
-    "light_copy",
+    "panel_of",
     "sides",
+    "widest_tile",
 ]
 
 FeatureKind = Literal["color_texture", "backbone"]
@@ -65,27 +67,33 @@ class ImageSettings:
 
 
 class TileFeatures:
-    """Descriptions of tiles that learn nothing from the data, computed once per slide."""
+    """Descriptions of tiles that learn nothing from the data, computed once.
 
-    def __init__(self, frames: Mapping[str, SpotFrame], image: ImageSettings) -> None:
-        self.frames = frames
+    It keeps numbers that were computed from pixels, and the untrained encoder; no slide.
+    """
+
+    def __init__(self, image: ImageSettings) -> None:
         self.image = image
-        self._known: dict[tuple[FeatureKind, str, int], NDArray[np.float32]] = {}
+        self._known: dict[tuple[FeatureKind, str, str, int], NDArray[np.float32]] = {}
         self._backbones: dict[int, Callable[[torch.Tensor], torch.Tensor]] = {}
 
     def get(
-        self, kind: FeatureKind, rows: Mapping[str, NDArray[np.intp]], seed: int
+        self, kind: FeatureKind, frames: Mapping[str, SpotFrame], seed: int
     ) -> NDArray[np.float32]:
-        """Describe some rows of some slides, one slide after the other ``[n, n_features]``."""
+        """Describe the spots of some frames, one slide after the other ``[n, n_features]``."""
         # Only an encoder from random weights depends on the seed.
         seed = seed if kind == "backbone" else 0
-        for slide in rows:
-            if (kind, slide, seed) not in self._known:
-                self._known[kind, slide, seed] = self._compute(kind, slide, seed)
-        return np.concatenate([self._known[kind, slide, seed][own] for slide, own in rows.items()])
+        parts = []
+        for slide, frame in frames.items():
+            # A slide has other spots on each side of a fold; places do not depend on the side. Spots
+            # are always described in the same batches, so that no rounding depends on what came before.
+            key = (kind, slide, hashlib.sha256(frame.centers.tobytes()).hexdigest(), seed)
+            if key not in self._known:
+                self._known[key] = self._compute(kind, frame, seed)
+            parts.append(self._known[key])
+        return np.concatenate(parts)
 
-    def _compute(self, kind: FeatureKind, slide: str, seed: int) -> NDArray[np.float32]:
-        frame = self.frames[slide]
+    def _compute(self, kind: FeatureKind, frame: SpotFrame, seed: int) -> NDArray[np.float32]:
         reader = TileReader(frame, tile_um=self.image.tile_um, tile_px=self.image.tile_px)
         device = choose_device()
         extract: Callable[[torch.Tensor], torch.Tensor] = color_texture_statistics
@@ -130,7 +138,9 @@ class TrainingData:
     Attributes
     ----------
     slides
-        SpatialData of each training slide, holding only the training spots.
+        SpatialData of each training slide: image, training spots, their counts (``X``, and the layer
+        they came from), array indices and patient. Other columns and tables are left out, as they may
+        have been computed from all spots.
     genes
         The panel, chosen on these slides or given by the user.
     normalization
@@ -152,13 +162,18 @@ class TrainingData:
 
     def features(self, kind: FeatureKind) -> NDArray[np.float32]:
         """Describe every training tile ``[n_spots, n_features]``, slide after slide."""
-        return self.tiles.get(kind, self.rows, self.seed)
+        return self.tiles.get(kind, self.frames, self.seed)
 
     def expression(self) -> NDArray[np.float32]:
         """Measured expression ``[n_spots, n_genes]``, NaN for genes that a slide lacks."""
         return np.concatenate(
             [expression_of(frame, self.genes, self.normalization) for frame in self.frames.values()]
         )
+
+    @property
+    def row_groups(self) -> RowGroups:
+        """What is left out together when something is chosen on the training side."""
+        return row_groups(self.frames, tile_um=self.image.tile_um, normalization=self.normalization)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +183,8 @@ class TestData:
     Attributes
     ----------
     slides
-        SpatialData of each held-out slide; image, spots and array indices are there, all counts
-        are zero and other annotations are gone.
+        SpatialData of each held-out slide; image, held-out spots and array indices are there, all
+        counts are zero, and nothing leads to the objects that hold them.
     seed
         Seed of this run.
     """
@@ -178,12 +193,26 @@ class TestData:
 
     slides: dict[str, SpatialData]
     seed: int
+    frames: dict[str, SpotFrame] = field(repr=False)
     rows: dict[str, NDArray[np.intp]] = field(repr=False)
     tiles: TileFeatures = field(repr=False)
 
     def features(self, kind: FeatureKind) -> NDArray[np.float32]:
         """Describe every held-out tile ``[n_spots, n_features]``, slide after slide."""
-        return self.tiles.get(kind, self.rows, self.seed)
+        return self.tiles.get(kind, self.frames, self.seed)
+
+
+def panel_of(
+    frames: Mapping[str, SpotFrame],
+    fold: Fold,
+    genes: int | Sequence[str],
+    method: PanelMethod,
+) -> list[str]:
+    """Give the panel of a fold, chosen on its training side unless it was given."""
+    if not isinstance(genes, int):
+        return list(genes)
+    used = [frames[name] for name in fold.train]
+    return choose_panel(used, genes, method=method, rows=fold.train)
 
 
 def sides(
@@ -191,31 +220,46 @@ def sides(
     fold: Fold,
     tiles: TileFeatures,
     *,
-    genes: int | Sequence[str],
-    panel_method: PanelMethod,
+    genes: list[str],
     normalization: Normalization,
     image: ImageSettings,
     seed: int,
 ) -> tuple[TrainingData, TestData]:
-    """Take the two sides of a fold apart; the panel is chosen on the training side."""
-    slides = {
-        name: light_copy(frames[name], rows, patient=patient_of(frames[name]), with_counts=True)
-        for name, rows in fold.train.items()
-    }
-    copies = resolve_slides(slides, recall_setup)
-    panel = (
-        choose_panel(list(copies.values()), genes, method=panel_method)
-        if isinstance(genes, int)
-        else list(genes)
+    """Take the two sides of a fold apart, as copies that are one method's own."""
+    seen, blind = (
+        {
+            name: light_copy(
+                frames[name],
+                rows,
+                patient=patient_of(frames[name]) if counts else None,
+                with_counts=counts,
+            )
+            for name, rows in side.items()
+        }
+        for side, counts in ((fold.train, True), (fold.test, False))
     )
     train = TrainingData(
-        slides, panel, normalization, image, seed, frames=copies, rows=fold.train, tiles=tiles
+        seen,
+        list(genes),
+        normalization,
+        image,
+        seed,
+        frames=resolve_slides(seen, recall_setup, counts=False),
+        rows=_own(fold.train),
+        tiles=tiles,
     )
-    blind = {
-        name: light_copy(frames[name], rows, patient=patient_of(frames[name]), with_counts=False)
-        for name, rows in fold.test.items()
-    }
-    return train, TestData(blind, seed, rows=fold.test, tiles=tiles)
+    test = TestData(
+        blind,
+        seed,
+        frames=resolve_slides(blind, recall_setup, counts=False),
+        rows=_own(fold.test),
+        tiles=tiles,
+    )
+    return train, test
+
+
+def _own(rows: Mapping[str, NDArray[np.intp]]) -> dict[str, NDArray[np.intp]]:
+    return {name: values.copy() for name, values in rows.items()}
 
 
 def expression_of(
@@ -232,57 +276,48 @@ def held_out_frames(frames: Mapping[str, SpotFrame], fold: Fold) -> dict[str, Sp
         name: light_copy(frames[name], rows, patient=None, with_counts=True)
         for name, rows in fold.test.items()
     }
-    return resolve_slides(copies, recall_setup)
+    return resolve_slides(copies, recall_setup, counts=False)
 
 
-def light_copy(
-    frame: SpotFrame, rows: NDArray[np.intp], *, patient: str | None, with_counts: bool
-) -> SpatialData:
-    """Give a SpatialData of one slide that holds some of its spots and shares its image.
+def widest_tile(method: object, image: ImageSettings) -> float:
+    """How wide the widest tile is that a method looks at, in micrometres.
 
-    Parameters
-    ----------
-    frame
-        The slide.
-    rows
-        Rows of the frame to keep.
-    patient
-        Its patient; becomes ``obs["patient"]``, where splits within training find it.
-    with_counts
-        False replaces the counts by zeros and drops every annotation, so that nothing that is
-        given the copy can learn from them.
+    A method with tiles of its own has a function ``widest_tile`` of the settings that says so.
     """
-    link = frame.table.uns[TableModel.ATTRS_KEY]
-    region_key, instance_key = link[TableModel.REGION_KEY_KEY], link[TableModel.INSTANCE_KEY]
-    selected = frame.rows[rows]
-    if with_counts:
-        table = frame.table[selected].copy()
-    else:
-        kept = [region_key, instance_key, "array_row", "array_col"]
-        obs = frame.table.obs.iloc[selected]
-        table = ad.AnnData(
-            sparse.csr_matrix((len(selected), frame.table.n_vars), dtype=np.float32),
-            obs=obs[[column for column in kept if column in obs]].copy(),
-            var=pd.DataFrame(index=frame.table.var_names),
+    own = getattr(method, "widest_tile", None)
+    return image.tile_um if own is None else max(image.tile_um, float(own(image)))
+
+
+def check_predictions(
+    name: str, predictions: object, test: TestData, genes: Sequence[str]
+) -> NDArray[np.float32]:
+    """Give what a method predicted as its own array ``[n_spots, n_genes]``.
+
+    Raises
+    ------
+    InputTypeError
+        It is not numbers.
+    InputValueError
+        It has another shape, other columns, or values that are not finite.
+    """
+    columns = getattr(predictions, "columns", None)
+    if columns is not None and list(columns) != list(genes):
+        msg = f"method {name!r} predicted a table whose columns are not the panel in its order"
+        raise InputValueError(msg)
+    try:
+        values = np.array(predictions, np.float32)
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"method {name!r} predicted {type(predictions).__name__}, not an array of numbers "
+            f"({error}); give a dense one [n_spots, n_genes]"
         )
-    table.obs[region_key] = pd.Categorical([frame.region] * len(selected))
-    if patient is not None:
-        table.obs["patient"] = pd.Categorical([patient] * len(selected))
-    table.uns.pop(TableModel.ATTRS_KEY, None)
-    table = TableModel.parse(
-        table, region=frame.region, region_key=region_key, instance_key=instance_key
-    )
-    names = [frame.image_key, frame.region]
-    elements = {
-        name: element for _, name, element in frame.sdata.gen_spatial_elements() if name in names
-    }
-    copy = SpatialData.init_from_elements({**elements, frame.setup.table_key: table})
-    setup = replace(
-        frame.setup,
-        image_key=frame.image_key,
-        coordinate_system=frame.coordinate_system,
-        patient_key=None if patient is None else "patient",
-        layer=frame.setup.layer if with_counts else None,
-    )
-    remember_setup(copy, setup)
-    return copy
+        raise InputTypeError(msg) from error
+    shape = sum(frame.n_obs for frame in test.frames.values()), len(genes)
+    if values.shape != shape:
+        msg = f"method {name!r} predicted {values.shape}, needed is [n_spots, n_genes] = {shape}"
+        raise InputValueError(msg)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        msg = f"method {name!r} predicted {bad} values that are not finite numbers"
+        raise InputValueError(msg)
+    return values

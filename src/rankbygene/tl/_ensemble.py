@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.tl._data import check_predictions, widest_tile
 
 if TYPE_CHECKING:
-    from rankbygene.tl._data import TrainingData
+    from numpy.typing import NDArray
+
+    from rankbygene.tl._data import ImageSettings, TestData, TrainingData
     from rankbygene.tl._methods import Predictor
 
 __all__ = ["EnsembleMethod"]
@@ -38,11 +41,36 @@ class EnsembleMethod:
     members: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.members, Mapping):
+            msg = f"members is a mapping {{name: method}}; found {type(self.members).__name__}"
+            raise InputTypeError(msg)
         if not self.members:
             msg = "an ensemble needs members"
             raise InputValueError(msg)
 
     def __call__(self, train: TrainingData) -> Predictor:
         """Train every member."""
-        predictors = [member(train) for member in self.members.values()]
-        return lambda test: np.mean([predict(test) for predict in predictors], axis=0)
+        genes = list(train.genes)
+        return _Mean({name: member(train) for name, member in self.members.items()}, genes)
+
+    def widest_tile(self, image: ImageSettings) -> float:
+        """How wide the widest tile of a member is, in micrometres."""
+        return max(widest_tile(member, image) for member in self.members.values())
+
+
+class _Mean:
+    """The mean of several predictors, with what each has to say of itself."""
+
+    def __init__(self, predictors: Mapping[str, Predictor], genes: list[str]) -> None:
+        self.predictors = predictors
+        self.genes = genes
+        notes = {name: getattr(predictor, "note", "") for name, predictor in predictors.items()}
+        self.note = "; ".join(f"{name}: {note}" for name, note in notes.items() if note)
+
+    def __call__(self, test: TestData) -> NDArray[np.floating]:
+        parts = [
+            check_predictions(name, predict(test), test, self.genes)
+            for name, predict in self.predictors.items()
+        ]
+        mean: NDArray[np.floating] = np.mean(parts, axis=0)
+        return mean

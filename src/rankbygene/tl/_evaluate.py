@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene.data._row_groups import row_groups
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
@@ -19,7 +20,8 @@ from rankbygene.model._state import spot_ids
 from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.nn._backbone import CUSTOM
 from rankbygene.tl._data import expression_of
-from rankbygene.tl._regressors import MeanRegressor, ridge
+from rankbygene.tl._folds import patient_of
+from rankbygene.tl._regressors import GroupRidge, MeanRegressor
 from rankbygene.train._statistics import fill_unmeasured
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ def evaluate(
     baselines
         ``"mean"``: the training mean of each gene. ``"color"``: ridge on colour statistics of the
         tile. ``"backbone"``: ridge on the image encoder as it was before training. All are fitted
-        on every spot that the model trained or validated on.
+        on every spot that the model trained or validated on; penalties are chosen by leaving out whole
+        patients of these, else slides, else blocks of the only slide.
     precision
         Of the networks, as in :meth:`rankbygene.model.RankByGene.annotate`.
 
@@ -100,17 +103,25 @@ def evaluate(
     targets = np.concatenate([values[used[name]] for name, values in _targets(model, seen).items()])
     train = _features(model, seen, extractors, used, precision)
     test = _features(model, frames, extractors, None, precision)
+    groups = row_groups(
+        {name: replace(frame, patient=patient_of(frame)) for name, frame in seen.items()},
+        used,
+        tile_um=max(model.tile_widths),
+        normalization=model.normalization,
+    )
     predictions = {
         model.method: np.concatenate(
             [model._run(frame, precision=precision)["expression"] for frame in frames.values()]
         )
     }
     for name in baselines:
-        predictor = MeanRegressor() if name == "mean" else ridge()
-        predictor.fit(train[name].astype(np.float64), fill_unmeasured(targets))
-        predictions[name] = predictor.predict(test[name].astype(np.float64)).astype(np.float32)
-    groups = np.repeat(np.arange(len(frames)), [frame.n_obs for frame in frames.values()])
-    per_gene = score_genes(np.concatenate(list(truth.values())), predictions, groups, model.genes)
+        if name == "mean":
+            predictor: Any = MeanRegressor().fit(train[name], fill_unmeasured(targets))
+        else:
+            predictor = GroupRidge().fit(train[name], targets, groups)
+        predictions[name] = predictor.predict(test[name]).astype(np.float32)
+    slides = np.repeat(np.arange(len(frames)), [frame.n_obs for frame in frames.values()])
+    per_gene = score_genes(np.concatenate(list(truth.values())), predictions, slides, model.genes)
     return Evaluation(
         summary=summarise(per_gene),
         per_gene=per_gene,

@@ -6,23 +6,25 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from scipy.spatial import cKDTree
 from sklearn.model_selection import GroupKFold
 
 from rankbygene._names import label_texts
 from rankbygene.data._blocks import buffer_between, spatial_blocks
 from rankbygene.data._counts import count_matrix
 from rankbygene.data._panel import first_names
-from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.data import Normalization, SpotFrame
 
-__all__ = ["Fold", "Leak", "make_folds", "patient_of"]
+__all__ = ["Fold", "Leak", "check_folding", "check_pixels", "make_folds", "patient_of"]
 
 Leak = Literal["patient", "window"]
 Rows = dict[str, "NDArray[np.intp]"]
@@ -99,13 +101,7 @@ def make_folds(
     InputKeyError
         A slide has no such column.
     """
-    unknown = sorted(set(allow_leaks) - set(get_args(Leak)))
-    if unknown:
-        msg = f"allow_leaks names {unknown}; choose from {', '.join(map(repr, get_args(Leak)))}"
-        raise InputValueError(msg)
-    if n_splits is not None and n_splits < 2:
-        msg = f"n_splits is {n_splits}; at least 2 folds are needed"
-        raise InputValueError(msg)
+    check_folding(groups, n_splits, allow_leaks)
     if groups == "block":
         wide = "window" in allow_leaks
         return _block_folds(frames, n_splits or _N_BLOCKS, tile_um, normalization, wide)
@@ -113,9 +109,37 @@ def make_folds(
         return _spot_folds(frames, n_splits or _N_SPOT_FOLDS, allow_leaks, seed)
     folds = _group_folds(frames, groups, n_splits)
     _check_copies(frames, folds)
+    if "window" not in allow_leaks:
+        check_pixels(frames, folds, tile_um)
     if "patient" not in allow_leaks:
         _check_patients(frames, folds, groups)
     return folds
+
+
+def check_folding(groups: str, n_splits: int | None, allow_leaks: Sequence[str]) -> None:
+    """Check what was asked for, before there are slides.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        A leak is not known, there are fewer than two folds, or ``groups`` is no text.
+    """
+    if not isinstance(groups, str):
+        msg = (
+            "groups is 'patient', 'slide', 'block', 'spot' or the name of a column of obs; found "
+            f"{type(groups).__name__}"
+        )
+        raise InputTypeError(msg)
+    if isinstance(allow_leaks, str):
+        msg = f"allow_leaks is a list of leaks; found the text {allow_leaks!r}, pass [{allow_leaks!r}]"
+        raise InputTypeError(msg)
+    unknown = sorted(set(allow_leaks) - set(get_args(Leak)))
+    if unknown:
+        msg = f"allow_leaks names {unknown}; choose from {', '.join(map(repr, get_args(Leak)))}"
+        raise InputValueError(msg)
+    if n_splits is not None and n_splits < 2:
+        msg = f"n_splits is {n_splits}; at least 2 folds are needed"
+        raise InputValueError(msg)
 
 
 def patient_of(frame: SpotFrame) -> str | None:
@@ -264,6 +288,40 @@ def _check_patients(frames: Mapping[str, SpotFrame], folds: Sequence[Fold], grou
                 "Use groups='patient', or pass allow_leaks=['patient'] and say so with the score"
             )
             raise InputValueError(msg)
+
+
+def check_pixels(frames: Mapping[str, SpotFrame], folds: Sequence[Fold], tile_um: float) -> None:
+    """Refuse slides on two sides whose tiles show the same pixels of one image.
+
+    Raises
+    ------
+    InputValueError
+        They do.
+    """
+    for a, b in combinations(frames, 2):
+        if not _share_an_image(frames[a], frames[b]):
+            continue
+        apart = any(
+            {a, b} <= {*fold.train, *fold.test} and (a in fold.test) != (b in fold.test)
+            for fold in folds
+        )
+        if not apart:
+            continue
+        distance, _ = cKDTree(frames[a].centers_um).query(frames[b].centers_um)
+        # Tiles follow the axes of the image: take their diagonal.
+        n_shared = int((distance <= np.sqrt(2) * tile_um).sum())
+        if n_shared:
+            msg = (
+                f"{n_shared:,} spots of slide {b!r} lie within a tile of spots of slide {a!r} in the same "
+                f"image {frames[a].image_key!r}, and one would be trained on while the other is held out; "
+                "drop one of them, name both by one patient, or pass allow_leaks=['window']"
+            )
+            raise InputValueError(msg)
+
+
+def _share_an_image(a: SpotFrame, b: SpotFrame) -> bool:
+    same = a.sdata.images[a.image_key] is b.sdata.images[b.image_key]
+    return same and a.coordinate_system == b.coordinate_system
 
 
 def _check_copies(frames: Mapping[str, SpotFrame], folds: Sequence[Fold]) -> None:

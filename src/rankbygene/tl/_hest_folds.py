@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
+from rankbygene.data._neighbors import spot_spacing
+from rankbygene.data._row_groups import RowGroups
 from rankbygene.tl._evaluate import score_genes
-from rankbygene.tl._regressors import HestRidge, MeanRegressor, ridge
+from rankbygene.tl._regressors import GroupRidge, HestRidge, MeanRegressor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,13 +66,33 @@ def _score_fold(
             np.concatenate([features[name][kind] for name in side])
             for side in (fold.train, fold.test)
         )
-        regressor = _regressor(method, seed)
-        predictions[method] = regressor.fit(train, targets).predict(test)
+        if method == "ridge":
+            fitted: Any = GroupRidge().fit(train, targets, _groups(task, fold))
+        else:
+            regressor = MeanRegressor() if method == "mean" else _benchmark(seed)
+            fitted = regressor.fit(train, targets)
+        predictions[method] = fitted.predict(test)
     pooled = np.zeros(len(truth), np.intp)
     return score_genes(truth, predictions, pooled, task.genes)
 
 
-def _regressor(method: str, seed: int) -> Any:
-    if method == ENCODER:
-        return HestRidge(fit_intercept=False, seed=seed)
-    return MeanRegressor() if method == "mean" else ridge()
+def _benchmark(seed: int) -> HestRidge:
+    return HestRidge(fit_intercept=False, seed=seed)
+
+
+def _groups(task: BenchTask, fold: BenchFold) -> RowGroups:
+    """Leave out whole samples of the training side, or blocks of the only one."""
+    places = {name: task.samples[name].places for name in fold.train}
+    if len(places) > 1:
+        names = np.repeat(list(places), [len(own) for own in places.values()])
+        return RowGroups.of_labels(names, "slide")
+    (own,) = places.values()
+    return RowGroups.of_blocks(own, lambda held: _touching(own, held))
+
+
+def _touching(places: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Patches within two steps of those held out; patches are about as wide as their spacing."""
+    reach = 2 * spot_spacing(places)
+    distance, _ = cKDTree(places[held]).query(places)
+    near: NDArray[np.bool_] = distance <= reach
+    return near & ~held

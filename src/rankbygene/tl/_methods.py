@@ -12,7 +12,7 @@ import torch
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
 from rankbygene.tl._ensemble import EnsembleMethod
-from rankbygene.tl._regressors import HestRidge, MeanRegressor, mlp, ridge
+from rankbygene.tl._regressors import GroupRidge, HestRidge, MeanRegressor, mlp
 from rankbygene.tl._selection import NestedSelection
 from rankbygene.train._statistics import fill_unmeasured
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.model._base import BaseSpatialModel
-    from rankbygene.tl._data import FeatureKind, TestData, TrainingData
+    from rankbygene.tl._data import FeatureKind, ImageSettings, TestData, TrainingData
 
 __all__ = [
     "BASELINES",
@@ -41,7 +41,12 @@ BASELINES = (
 
 @runtime_checkable
 class Method(Protocol):
-    """Anything that learns from a training side and then predicts a held-out side."""
+    """Anything that learns from a training side and then predicts a held-out side.
+
+    One that looks at wider tiles than ``train.image.tile_um`` also has a function ``widest_tile`` of
+    the :class:`ImageSettings` that gives their width in micrometres, so that blocks are held apart by
+    it.
+    """
 
     def __call__(self, train: TrainingData) -> Predictor:
         """Learn; return a function from held-out images to expression ``[n_spots, n_genes]``."""
@@ -92,6 +97,12 @@ class ModelMethod:
         if self.predict == "retrieval":
             return _Retrieval(model, train, self.n_neighbors)
         return lambda test: _stack(model.get_normalized_expression(test.slides))
+
+    def widest_tile(self, image: ImageSettings) -> float:
+        """How wide the widest tile at a spot is, in micrometres."""
+        own = self.model_kwargs.get("tile_um")
+        context = self.model_kwargs.get("context_um") or ()
+        return max(map(float, (image.tile_um if own is None else own, *context)))
 
     def over(self, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> ModelMethod:
         """Fill in settings that this one leaves open."""
@@ -186,10 +197,27 @@ class FeatureMethod:
         from sklearn.base import clone
 
         model = clone(self.estimator)
-        model.fit(
-            train.features(self.features).astype(np.float64), fill_unmeasured(train.expression())
+        features, expression = train.features(self.features), train.expression()
+        if isinstance(model, GroupRidge):
+            model.fit(features, expression, train.row_groups)
+        else:
+            model.fit(features.astype(np.float64), fill_unmeasured(expression))
+        return _Fitted(model, self.features)
+
+
+class _Fitted:
+    """A fitted regressor, applied to descriptions of other tiles."""
+
+    def __init__(self, model: Any, features: FeatureKind) -> None:
+        self.model = model
+        self.features = features
+        self.note = str(getattr(model, "note", ""))
+
+    def __call__(self, test: TestData) -> NDArray[np.floating]:
+        predicted: NDArray[np.floating] = self.model.predict(
+            test.features(self.features).astype(np.float64)
         )
-        return lambda test: model.predict(test.features(self.features).astype(np.float64))
+        return predicted
 
 
 def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> Method:
@@ -210,8 +238,8 @@ def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[s
     """
     simple: dict[str, Method] = {
         "mean": FeatureMethod(MeanRegressor(), "color_texture"),
-        "ridge": FeatureMethod(ridge(), "color_texture"),
-        "backbone_ridge": FeatureMethod(ridge(), "backbone"),
+        "ridge": FeatureMethod(GroupRidge(), "color_texture"),
+        "backbone_ridge": FeatureMethod(GroupRidge(), "backbone"),
         "hest_ridge": FeatureMethod(HestRidge()),
         "mlp": lambda train: FeatureMethod(mlp(train.seed))(train),
     }

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 
-from rankbygene.train._statistics import RIDGE_PENALTIES
+from rankbygene.train._ridge import fit_ridge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HestRidge", "MeanRegressor", "mlp", "ridge"]
+    from rankbygene.data._row_groups import RowGroups
+
+__all__ = ["GroupRidge", "HestRidge", "MeanRegressor", "mlp"]
 
 N_COMPONENTS = 256
 
@@ -30,16 +32,23 @@ class MeanRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return np.tile(self.mean_, (len(X), 1))
 
 
-def ridge() -> Any:
-    """Standardised features, at most 256 components, ridge with its penalty by cross-validation.
+class GroupRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Ridge on at most 256 components, its penalty chosen on whole groups of rows.
 
-    The penalty is chosen by generalised cross-validation on the training spots.
+    Unlike the other regressors it takes targets with NaN where a gene was not measured.
     """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), _Components(), RidgeCV(alphas=RIDGE_PENALTIES))
+    def fit(
+        self, X: NDArray[np.floating], y: NDArray[np.floating], groups: RowGroups
+    ) -> GroupRidge:
+        """Fit on ``X`` ``[n, d]`` and ``y`` ``[n, n_genes]``; ``groups`` are left out in turn."""
+        self.linear_ = fit_ridge(X, y, groups.folds, n_components=N_COMPONENTS)
+        self.note = f"penalty {self.linear_.penalty:.3g}, by {groups.by}"
+        return self
+
+    def predict(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Predict from ``X`` ``[n, d]``."""
+        return self.linear_(X)
 
 
 class HestRidge(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -98,17 +107,3 @@ def mlp(seed: int) -> Any:
     )
     scaled = TransformedTargetRegressor(network, transformer=StandardScaler())
     return make_pipeline(StandardScaler(), scaled)
-
-
-class _Components(BaseEstimator):  # type: ignore[misc]
-    """Principal components, as many as there can be up to 256."""
-
-    def fit(self, X: NDArray[np.floating], y: Any = None) -> _Components:
-        from sklearn.decomposition import PCA
-
-        self.pca_ = PCA(min(N_COMPONENTS, *X.shape), random_state=0).fit(X)
-        return self
-
-    def transform(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
-        components: NDArray[np.floating] = self.pca_.transform(X)
-        return components

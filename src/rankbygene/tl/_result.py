@@ -181,11 +181,19 @@ class CrossValidation:
                 f"there is no method {method!r}; there are {list(self.per_gene['method'].unique())}"
             )
             raise InputKeyError(msg)
-        parts = own.groupby(["patient", "fold", "slide", "gene"], dropna=False)[metric].mean()
-        by_part = parts.unstack("gene")
-        if by_part.index.get_level_values("patient").nunique() > 1:
-            return by_part.groupby("patient").mean()
-        return by_part
+        # Blocks of a slide first, then slides of a patient. A slide whose patient is not known is a
+        # patient of its own; it must not fall out of the groups.
+        by_slide = (
+            own.groupby(["slide", "fold", "gene"])[metric].mean().groupby(["slide", "gene"]).mean()
+        ).unstack("gene")
+        patient = own.drop_duplicates("slide").set_index("slide")["patient"]
+        units = [
+            f"slide {slide}" if pd.isna(patient[slide]) else f"patient {patient[slide]}"
+            for slide in by_slide.index
+        ]
+        if len(set(units)) > 1:
+            return by_slide.groupby(pd.Index(units, name="unit")).mean()
+        return by_slide
 
     def _row(self, name: str) -> dict[str, float]:
         scores = self._matrix(name, "pearson")

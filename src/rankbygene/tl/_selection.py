@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics import pearson
-from rankbygene.tl._data import TileFeatures, expression_of, held_out_frames, sides
+from rankbygene.tl._data import (
+    check_predictions,
+    expression_of,
+    held_out_frames,
+    sides,
+    widest_tile,
+)
 from rankbygene.tl._folds import Fold, make_folds, patient_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rankbygene.tl._data import TestData, TrainingData
+    from rankbygene.tl._data import ImageSettings, TestData, TrainingData
     from rankbygene.tl._methods import Predictor
 
 __all__ = ["NestedSelection"]
@@ -53,6 +59,11 @@ class NestedSelection:
     n_splits: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.candidates, Mapping):
+            msg = (
+                f"candidates is a mapping {{name: method}}; found {type(self.candidates).__name__}"
+            )
+            raise InputTypeError(msg)
         if not self.candidates:
             msg = "there are no candidates to choose from"
             raise InputValueError(msg)
@@ -64,47 +75,56 @@ class NestedSelection:
         logger.info("chosen on inner folds: %s (%s)", best, _in_words(scores))
         return _Chosen(self.candidates[best](train), f"chose {best} ({_in_words(scores)})")
 
+    def widest_tile(self, image: ImageSettings) -> float:
+        """How wide the widest tile of a candidate is, in micrometres."""
+        return max(widest_tile(method, image) for method in self.candidates.values())
+
     def inner_scores(self, train: TrainingData) -> dict[str, float]:
         """Mean Pearson of each candidate over inner folds, slides and genes."""
-        tiles = TileFeatures(train.frames, train.image)
-        by_fold = [
-            self._scores_of(train, fold, tiles) for fold in inner_folds(train, self.n_splits)
-        ]
+        folds = inner_folds(train, self.n_splits, self.widest_tile(train.image))
+        by_fold = [self._scores_of(train, fold) for fold in folds]
         return {name: float(np.mean([s[name] for s in by_fold])) for name in self.candidates}
 
-    def _scores_of(self, train: TrainingData, fold: Fold, tiles: TileFeatures) -> dict[str, float]:
-        inner, test = sides(
-            train.frames,
-            fold,
-            tiles,
-            genes=train.genes,
-            panel_method="most_expressed",
-            normalization=train.normalization,
-            image=train.image,
-            seed=train.seed,
-        )
+    def _scores_of(self, train: TrainingData, fold: Fold) -> dict[str, float]:
         truth, slides = _truth(train, fold)
-        return {
-            name: float(np.nanmean(pearson(truth, method(inner)(test), groups=slides)))
-            for name, method in self.candidates.items()
-        }
+        scores = {}
+        for name, method in self.candidates.items():
+            # Copies of its own, so that no candidate finds what another one changed.
+            inner, test = sides(
+                train.frames,
+                fold,
+                train.tiles,
+                genes=train.genes,
+                normalization=train.normalization,
+                image=train.image,
+                seed=train.seed,
+            )
+            predicted = check_predictions(name, method(inner)(test), test, train.genes)
+            per_gene = pearson(truth, predicted, groups=slides)
+            known = per_gene[~np.isnan(per_gene)]
+            scores[name] = float(known.mean()) if len(known) else float("nan")
+        return scores
 
 
-def inner_folds(train: TrainingData, n_splits: int | None) -> list[Fold]:
-    """Folds within a training side."""
-    patients = {patient_of(frame) for frame in train.frames.values()}
-    if len(patients - {None}) > 1 and None not in patients:
+def inner_folds(train: TrainingData, n_splits: int | None, tile_um: float) -> list[Fold]:
+    """Folds within a training side, with a buffer around blocks for tiles of ``tile_um``."""
+    # A slide whose patient is not known is a patient of its own.
+    frames = {
+        name: replace(frame, patient=patient_of(frame) or f"slide {name}")
+        for name, frame in train.frames.items()
+    }
+    if len({frame.patient for frame in frames.values()}) > 1:
         groups = "patient"
     else:
-        groups = "slide" if len(train.frames) > 1 else "block"
+        groups = "slide" if len(frames) > 1 else "block"
     return make_folds(
-        train.frames,
+        frames,
         groups,
         n_splits,
         # Slides of one patient are all that such a training side has to choose on.
         allow_leaks=["patient"],
         seed=train.seed,
-        tile_um=train.image.tile_um,
+        tile_um=tile_um,
         normalization=train.normalization,
     )
 

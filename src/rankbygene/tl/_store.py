@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.io import atomic_file
 
 if TYPE_CHECKING:
@@ -64,19 +64,37 @@ class FoldStore:
     """
 
     def __init__(self, path: str | Path, study: Mapping[str, Any]) -> None:
+        self.check(path)
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
         plain = json.loads(json.dumps(study))
         file = self.path / _STUDY
         if file.exists():
             self._check_study(file, plain)
-        elif any(self.path.iterdir()):
-            msg = f"{self.path} holds other files and no {_STUDY}; pass an empty or new folder"
-            raise InputValueError(msg)
         else:
             # Jobs of an array begin together, with the same text.
             with atomic_file(file, overwrite=True) as out:
                 out.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+
+    @staticmethod
+    def check(path: str | Path) -> None:
+        """Refuse what can be no store, before anything is computed.
+
+        Raises
+        ------
+        InputTypeError, InputValueError
+            It is no path, a file, or a folder of something else.
+        """
+        if not isinstance(path, str | Path):
+            msg = f"store is the path of a folder; found {type(path).__name__}"
+            raise InputTypeError(msg)
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            msg = f"{folder} is a file; pass an empty or new folder"
+            raise InputValueError(msg)
+        if folder.exists() and any(folder.iterdir()) and not (folder / _STUDY).exists():
+            msg = f"{folder} holds other files and no {_STUDY}; pass an empty or new folder"
+            raise InputValueError(msg)
 
     def load(self, method: str, fold: str, seed: int, settings: str) -> Outcome | None:
         """Read a finished fold, or give None.

@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from rankbygene.train._ridge import Folds, fit_ridge
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RIDGE_PENALTIES", "fill_unmeasured", "fit_statistics"]
-
-RIDGE_PENALTIES = np.logspace(-1, 6, 15)
+__all__ = ["fill_unmeasured", "fit_statistics"]
 
 
 def fit_statistics(
-    layer: nn.Linear, statistics: NDArray[np.floating], expression: NDArray[np.floating]
+    layer: nn.Linear,
+    statistics: NDArray[np.floating],
+    expression: NDArray[np.floating],
+    folds: Folds = (),
 ) -> None:
     """Set a linear layer to the ridge regression of expression on statistics of the tile.
 
@@ -29,24 +32,17 @@ def fit_statistics(
     layer
         Receives weight and bias.
     statistics
-        Of the training spots, ``[n_spots, n_statistics]``. They are standardised, and the penalty is
-        chosen by generalised cross-validation on these spots.
+        Of the training spots, ``[n_spots, n_statistics]``.
     expression
-        On the training scale, ``[n_spots, n_genes]``; NaN where a gene was not measured, which enters
-        as the gene's mean.
+        On the training scale, ``[n_spots, n_genes]``; NaN where a gene was not measured.
+    folds
+        Pairs of rows to fit on and rows to judge on, of whole patients, slides or blocks, by which
+        the penalty is chosen. Without any it is the number of spots, with a warning.
     """
-    from sklearn.linear_model import RidgeCV
-
-    inputs = statistics.astype(np.float64)
-    center, scale = inputs.mean(0), inputs.std(0)
-    scale[scale < 1e-12] = 1.0
-    ridge = RidgeCV(alphas=RIDGE_PENALTIES)
-    ridge.fit((inputs - center) / scale, fill_unmeasured(expression))
-    weight = np.atleast_2d(ridge.coef_) / scale
-    bias = np.atleast_1d(ridge.intercept_) - weight @ center
+    found = fit_ridge(statistics, expression, folds)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        layer.bias.copy_(torch.from_numpy(bias))
+        layer.weight.copy_(torch.from_numpy(found.weight))
+        layer.bias.copy_(torch.from_numpy(found.bias))
 
 
 def fill_unmeasured(targets: NDArray[np.floating]) -> NDArray[np.float64]:
