@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["CEILING", "CrossValidation"]
 
 CEILING = "noise ceiling"
+# Of these the best genes are those with least.
+_ERRORS = ("mse", "mae", "nrmse")
 _KEYS = ("method", "seed", "fold", "slide", "patient", "gene")
 
 
@@ -121,7 +123,8 @@ class CrossValidation:
             values = []
             for fold in folds:
                 seen = by_fold[[fold]] if oracle else by_fold.drop(columns=fold)
-                best = seen.mean(axis=1).dropna().nlargest(k).index
+                mean = seen.mean(axis=1).dropna()
+                best = (mean.nsmallest(k) if metric in _ERRORS else mean.nlargest(k)).index
                 values.append(by_fold.loc[best, fold].mean())
             scores[name] = float(np.nanmean(values)) if np.isfinite(values).any() else np.nan
         return pd.Series(scores, name=f"{metric}_top{k}" + ("_oracle" if oracle else ""))
