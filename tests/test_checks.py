@@ -44,7 +44,7 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("value", ODD, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(ODD)])
 def test_no_odd_value_is_a_number(value: Any) -> None:
     for check in (check_whole, check_real, check_seed):
-        with pytest.raises(RankByGeneError, match="n has to be"):
+        with pytest.raises(RankByGeneError, match="n is .* is needed"):
             check(value, "n")
 
 
@@ -56,7 +56,7 @@ def test_whole_numbers_of_every_library_are_one(number: int) -> None:
         assert type(found) is int and found == number
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False))
+@given(st.floats(-1e15, 1e15))
 def test_real_numbers_of_every_library_are_one(number: float) -> None:
     same = [np.float64(number), np.array(number), torch.tensor(number, dtype=torch.float64)]
     for value in (number, *same):
@@ -84,8 +84,8 @@ def test_a_float_is_no_count(value: Any) -> None:
 def test_bounds_are_kept(bounds: dict[str, float], good: Any, bad: Any) -> None:
     for value in good:
         assert check_real(value, "x", **bounds) == value
-    for value in (*bad, float("nan"), float("inf"), -float("inf")):
-        with pytest.raises(InputValueError, match=r"x has to be a number (of at least|above) 0"):
+    for value in (*bad, float("nan"), float("inf"), -float("inf"), 1e30):
+        with pytest.raises(InputValueError, match=r"x is .*; a number (of at least|above) 0"):
             check_real(value, "x", **bounds)
 
 
@@ -148,7 +148,7 @@ def test_what_is_no_list_of_names_is_refused(value: Any) -> None:
 def test_lists_of_numbers_are_checked_one_by_one() -> None:
     found = check_list_of(check_real, np.array([1, 2], np.float32), "um", above=0)
     assert found == [1.0, 2.0] and type(found[0]) is float
-    with pytest.raises(InputValueError, match=r"um\[1\] has to be a number above 0; found 0.0"):
+    with pytest.raises(InputValueError, match=r"um\[1\] is 0; a number above 0 is needed"):
         check_list_of(check_real, [1, 0], "um", above=0)
 
 
@@ -182,7 +182,9 @@ def test_other_kinds() -> None:
     assert check_instance(3, "x", int) == 3
     with pytest.raises(InputTypeError, match="an object of Path"):
         check_instance(3, "x", Path)
-    with pytest.raises(InputKeyError, match="'tables' is no table; there are .*did you mean"):
+    with pytest.raises(
+        InputKeyError, match="'tables', which is no table; there are .*did you mean"
+    ):
         check_one_of_names("tables", "table_key", ["table"], "table")
 
 
@@ -200,7 +202,7 @@ def test_a_repr_that_fails_does_not_hide_the_message() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    with pytest.raises(InputTypeError, match="found <Odd> of type Odd"):
+    with pytest.raises(InputTypeError, match="n is <Odd> of type Odd"):
         check_whole(Odd(), "n")
 
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 # Larger counts are a mistake, and more than several libraries below can hold.
 LARGEST = 2**31 - 1
+LARGEST_REAL = 1e15
 N_SEEDS = 2**32
 
 
@@ -36,7 +37,7 @@ def check_whole(
     except (TypeError, ValueError) as error:
         raise _wrong_type(name, value, "a whole number") from error
     if (at_least is not None and number < at_least) or number > at_most:
-        raise _wrong_value(name, number, f"a whole number{_range(at_least, None, at_most, None)}")
+        raise _wrong_value(name, value, f"a whole number{_range(at_least, None, at_most, None)}")
     return int(number)
 
 
@@ -58,14 +59,14 @@ def check_real(
     except (TypeError, ValueError, OverflowError) as error:
         raise _wrong_type(name, value, wanted) from error
     inside = (
-        np.isfinite(number)
+        abs(number) <= LARGEST_REAL  # neither NaN nor infinite
         and (at_least is None or number >= at_least)
         and (above is None or number > above)
         and (at_most is None or number <= at_most)
         and (below is None or number < below)
     )
     if not inside:
-        raise _wrong_value(name, number, wanted)
+        raise _wrong_value(name, value, wanted)
     return number
 
 
@@ -85,19 +86,23 @@ def check_text(value: object, name: str) -> str:
     return str(value)
 
 
+def check_string(value: object, name: str) -> str:
+    """Return a text, which may be empty."""
+    return "" if isinstance(value, str) and not value else check_text(value, name)
+
+
 def check_choice(value: object, name: str, allowed: Collection[T]) -> T:
     """Return the one of ``allowed`` that was asked for: texts, whole numbers, flags or None."""
     plain = value.item() if isinstance(value, np.generic) else value
     for option in allowed:
         if plain is option or (_same_kind(plain, option) and plain == option):
             return option
-    options = ", ".join(repr(option) for option in allowed)
     texts = [option for option in allowed if isinstance(option, str)]
     if isinstance(plain, str):
-        msg = f"{name}={_shown(value)} is not known; choose from {options}{_nearest(plain, texts)}"
+        msg = f"{name} is {shown(value)}; allowed are {_options(allowed)}{nearest(plain, texts)}"
         raise InputValueError(msg)
     kinds_match = any(_same_kind(plain, option) for option in allowed)
-    raise (_wrong_value if kinds_match else _wrong_type)(name, value, f"one of {options}")
+    raise (_wrong_value if kinds_match else _wrong_type)(name, value, f"one of {_options(allowed)}")
 
 
 def check_optional(check: Callable[..., T], value: object, name: str, **bounds: Any) -> T | None:
@@ -126,7 +131,7 @@ def check_key(value: object, name: str) -> str:
     fits = all(letter.isalnum() or letter in "_-." for letter in key)
     if not fits or key.startswith((".", "__")):
         msg = (
-            f"{name}={_shown(value)} cannot be stored; use letters, digits, '_', '-' and '.', and begin "
+            f"{name} is {shown(value)}, which cannot be stored; use letters, digits, '_', '-' and '.', and begin "
             "with neither '.' nor '__'"
         )
         raise InputValueError(msg)
@@ -183,7 +188,7 @@ def check_mapping(value: object, name: str, of: str = "{name: value}") -> dict[s
         raise _wrong_type(name, value, f"a mapping {of}")
     for key in value:
         if not isinstance(key, str):
-            msg = f"{name} maps names; found the key {_shown(key)}; use texts"
+            msg = f"{name} maps names; found the key {shown(key)}; use texts"
             raise InputTypeError(msg)
     return {str(key): element for key, element in value.items()}
 
@@ -207,7 +212,7 @@ def check_keywords(
     for key in given:
         if key not in known:
             msg = (
-                f"{name} has no argument {key!r}; it takes {', '.join(known)}{_nearest(key, known)}"
+                f"{name} has no argument {key!r}; it takes {', '.join(known)}{nearest(key, known)}"
             )
             raise InputTypeError(msg)
     return given
@@ -218,7 +223,7 @@ def check_one_of_names(value: object, name: str, known: Iterable[str], what: str
     text = check_text(value, name)
     there = [str(option) for option in known]
     if text not in there:
-        msg = f"{name}={text!r} is no {what}; there are {there}{_nearest(text, there)}"
+        msg = f"{name} is {text!r}, which is no {what}; there are {there}{nearest(text, there)}"
         raise InputKeyError(msg)
     return text
 
@@ -235,6 +240,27 @@ def check_callable(value: object, name: str, what: str = "a function") -> Callab
     if not callable(value):
         raise _wrong_type(name, value, what)
     return value
+
+
+def check_places(rows: Any, n_rows: int, name: str = "rows") -> None:
+    """Check that places of rows, or one flag for each of them, lie among the rows."""
+    places = np.asarray(rows)
+    fits = (
+        len(places) == n_rows
+        if places.dtype == bool
+        else not len(places) or (places.min() >= -n_rows and places.max() < n_rows)
+    )
+    if not fits:
+        msg = f"{name} has places outside of the {n_rows} rows that there are"
+        raise InputValueError(msg)
+
+
+def check_rows_of(rows: Mapping[str, Any] | None, slides: Sequence[str]) -> None:
+    """Check that rows are given for every slide, where any are given."""
+    missing = [] if rows is None else [slide for slide in slides if slide not in rows]
+    if missing:
+        msg = f"rows has no entry for slide {missing[0]!r}; its keys are {list(rows or ())}"
+        raise InputKeyError(msg)
 
 
 def check_distinct(objects: Mapping[str, object] | Sequence[object], name: str) -> None:
@@ -255,6 +281,90 @@ def check_distinct(objects: Mapping[str, object] | Sequence[object], name: str) 
             )
             raise InputValueError(msg)
         first[id(value)] = place
+
+
+def check_sdata(sdata: object) -> Any:
+    """Return SpatialData; the text says how to get it from something else.
+
+    Classes are told by their names, so that this needs no other package.
+    """
+    if is_a(sdata, "SpatialData"):
+        return sdata
+    msg = (
+        f"needs a SpatialData object, found {type(sdata).__name__}; read one with "
+        "`spatialdata.read_zarr(path)` or a reader of `spatialdata_io`"
+    )
+    if is_a(sdata, "AnnData"):
+        msg += " (an AnnData has no image; it goes into SpatialData as a table, beside image and shapes)"
+    raise InputTypeError(msg)
+
+
+def check_sdatas(value: object, name: str) -> Any:
+    """Return SpatialData, or a list or mapping of different SpatialData objects."""
+    return _check_objects(value, name, check_sdata)
+
+
+def check_slides(value: object, name: str) -> Any:
+    """Return SpatialData or bags of tiles: one, or a list or mapping of different ones."""
+    return _check_objects(value, name, _check_slide)
+
+
+def check_bag(value: object, name: str) -> Any:
+    """Return a bag of tiles: what has the parts of one."""
+    # Of the class: asking an object would read its file.
+    if hasattr(type(value), "read") and hasattr(type(value), "n_tiles"):
+        return value
+    raise _wrong_type(name, value, "a bag of tiles, such as rankbygene.data.ArrayBag,")
+
+
+def _check_slide(value: object) -> Any:
+    try:
+        return check_bag(value, "slide")
+    except InputTypeError:
+        return check_sdata(value)
+
+
+def _check_objects(value: object, name: str, check: Callable[[object], Any]) -> Any:
+    if isinstance(value, Mapping):
+        items = list(value.values())
+        for key in value:
+            check_text(key, f"a key of {name}")
+    elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        items = list(value)
+    else:
+        return check(value)
+    places = list(value) if isinstance(value, Mapping) else range(len(items))
+    for place, item in zip(places, items, strict=True):
+        try:
+            check(item)
+        except InputTypeError as error:
+            what = "slide" if isinstance(value, Mapping) else "object"
+            msg = f"{what} {place!r}: {error}"
+            raise InputTypeError(msg) from None
+    if not items:
+        msg = f"{name} holds no SpatialData object; pass at least one"
+        raise InputValueError(msg)
+    check_distinct(value, name)
+    return value
+
+
+def check_frame(value: object, name: str) -> Any:
+    """Return one slide whose spots are found; anything that has the parts of one is one."""
+    if hasattr(value, "slide"):
+        return value
+    raise _wrong_type(name, value, "a SpotFrame, such as resolve_slides gives,")
+
+
+def check_image(value: object, name: str) -> Any:
+    """Return an image element of SpatialData."""
+    if not is_a(value, "DataArray", "DataTree"):
+        raise _wrong_type(name, value, "an image of SpatialData, such as sdata.images[key]")
+    return value
+
+
+def is_a(value: object, *class_names: str) -> bool:
+    """Whether an object is of a class, told by its name."""
+    return any(cls.__name__ in class_names for cls in type(value).__mro__)
 
 
 def keywords_of(function: Callable[..., Any]) -> list[str]:
@@ -319,13 +429,14 @@ def _range(
     return f" {' and '.join(parts)}" if parts else ""
 
 
-def _nearest(text: str, known: Iterable[str]) -> str:
+def nearest(text: str, known: Iterable[str]) -> str:
+    """Give the end of a message: which known name was probably meant."""
     names = {name.lower(): name for name in known}
     close = difflib.get_close_matches(text.lower(), list(names), n=1)
     return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Show a value on one short line, whatever its own text does."""
     try:
         text = " ".join(repr(value).split())
@@ -336,9 +447,13 @@ def _shown(value: object) -> str:
 
 def _wrong_type(name: str, value: object, wanted: str) -> InputTypeError:
     return InputTypeError(
-        f"{name} has to be {wanted}; found {_shown(value)} of type {type(value).__name__}"
+        f"{name} is {shown(value)} of type {type(value).__name__}; {wanted} is needed"
     )
 
 
 def _wrong_value(name: str, value: object, wanted: str) -> InputValueError:
-    return InputValueError(f"{name} has to be {wanted}; found {_shown(value)}")
+    return InputValueError(f"{name} is {shown(value)}; {wanted} is needed")
+
+
+def _options(allowed: Iterable[object]) -> str:
+    return ", ".join(repr(option) for option in allowed)

@@ -126,7 +126,9 @@ def test_too_few_pixels(build: SimpleNamespace, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize(("tile_um", "tile_px"), [(0, 32), (16, 0), (-1, 32), (np.nan, 32)])
 def test_widths_are_positive(build: SimpleNamespace, tile_um: float, tile_px: int) -> None:
-    with pytest.raises(InputValueError, match="must be positive"):
+    with pytest.raises(
+        InputValueError, match=r"tile_(um|px) is .*; a .*number (above 0|of at least 1)"
+    ):
         plan_tiles(only(build.slide()), tile_um=tile_um, tile_px=tile_px)
 
 

@@ -129,7 +129,7 @@ def test_nearest_spots_are_nearest_even_where_positions_coincide(n, k, levels, s
 
 def test_impossible_requests_are_refused():
     spots = frame(lattice("grid8"), PITCH["grid8"])
-    with pytest.raises(InputValueError, match="unknown neighbourhood 'star'; allowed are auto"):
+    with pytest.raises(InputValueError, match="kind is 'star'; allowed are 'auto'"):
         neighbour_graph(spots, kind="star")
     with pytest.raises(InputValueError, match="n_neighbors is 0"):
         neighbour_graph(spots, kind="knn", n_neighbors=0)

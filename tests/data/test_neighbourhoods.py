@@ -183,5 +183,5 @@ def test_alone_there_is_one_tile_per_spot() -> None:
 def test_sizes_are_checked() -> None:
     with pytest.raises(InputValueError, match="patch_size is 65"):
         make(patch_size=65)
-    with pytest.raises(InputValueError, match="1 and batch_size"):
+    with pytest.raises(InputValueError, match="patch_size is 0"):
         make(patch_size=0)

@@ -220,5 +220,5 @@ def test_impossible_requests_are_refused():
         split_spots(slides("a", None), by="patient")
     with pytest.raises(InputValueError, match="at least two patients, found 1"):
         split_spots(slides("a", "a"), by="patient")
-    with pytest.raises(InputValueError, match="unknown label 'val'"):
+    with pytest.raises(InputValueError, match="label is 'val'; allowed are 'train'"):
         split_spots(slides("a", "b")).rows("val")

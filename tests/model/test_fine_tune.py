@@ -205,7 +205,7 @@ def test_lora_without_peft_is_named(
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"fine_tune": "all"}, "'full' or 'last_n'"),
+        ({"fine_tune": "all"}, "'full', 'last_n'"),
         ({"fine_tune": "last_n"}, "n_last=2"),
         ({"fine_tune": "none", "n_last": 2}, "n_last=2"),
         ({"fine_tune": "last_n", "n_last": 9}, "has 4 blocks"),

@@ -354,7 +354,7 @@ def test_faulty_clinical_tables_are_refused(few: Any) -> None:
         (SlideClassifier, {"on_error": "skip"}, "'raise' or 'warn'"),
         (SlideClassifier, {"validation_size": 1.0}, "below 1"),
         (SlideSurvival, {"loss": "weibull"}, "'cox' or 'discrete'"),
-        (SlideSurvival, {"ties": "exact"}, "'efron' or 'breslow'"),
+        (SlideSurvival, {"ties": "exact"}, "'efron', 'breslow'"),
         (SlideSurvival, {"n_intervals": 1}, "at least 2"),
     ],
 )

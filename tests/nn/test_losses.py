@@ -182,7 +182,7 @@ def test_bad_arguments_are_named() -> None:
         (torch.ones(4, 3), 1, "paper", r"\[N, N\]"),
         (torch.eye(2), 1, "paper", "N >= 3"),
         (square, 4, "paper", "n_shifts is 4"),
-        (square, 1, "other", "'paper' or 'released'"),
+        (square, 1, "other", "'paper', 'released'"),
     ):
         with pytest.raises(ValueError, match=text):
             ranking_consistency(image, image, shifts, variant)  # type: ignore[arg-type]

@@ -250,7 +250,7 @@ def test_a_frozen_head_takes_no_part_and_released_settings_train() -> None:
     trainer = run(plan, max_epochs=1)
     assert "train_expression" not in trainer.callback_metrics
     assert torch.isfinite(trainer.callback_metrics["train_loss"])
-    with pytest.raises(ValueError, match="'step' or 'epoch'"):
+    with pytest.raises(ValueError, match="'step', 'epoch'"):
         RankByGenePlan(make_module(), ema_every="never")  # type: ignore[arg-type]
 
 

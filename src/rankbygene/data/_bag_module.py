@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rankbygene._arguments import checked
 from rankbygene.data._bags import Bag, read_tiles
 from rankbygene.data._cohort import OnError
 from rankbygene.errors import InputValueError
@@ -56,6 +57,7 @@ class BagDataModule(pl.LightningDataModule):
         There is no training bag, or a size is not positive.
     """
 
+    @checked
     def __init__(
         self,
         bags: Sequence[Bag],

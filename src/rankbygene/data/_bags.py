@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rankbygene._arguments import checked, checked_fields
+from rankbygene._checks import check_places, check_sdata
 from rankbygene._keys import Keys
 from rankbygene.data._annotation import read_annotation, region_rows
 from rankbygene.data._counts import layer_names
 from rankbygene.data._matrix import read_matrix
-from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Bag(Protocol):
         ...
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class ArrayBag:
     """A bag in memory.
@@ -109,11 +111,16 @@ class ArrayBag:
         """Number of features."""
         return int(self.features.shape[1])
 
+    @checked
     def read(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """Read the features of all tiles, or of some: ``[n, n_features]``."""
-        return np.asarray(self.features if rows is None else self.features[rows], np.float32)
+        if rows is None:
+            return np.asarray(self.features, np.float32)
+        check_places(rows, self.n_tiles)
+        return np.asarray(self.features[rows], np.float32)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class BagSetup:
     """Where the features of a slide's tiles are found in a SpatialData object.
@@ -138,6 +145,7 @@ class BagSetup:
     genes: tuple[str, ...] | None = None
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class TableBag:
     """Features in a table of a SpatialData object; nothing is copied until it is read.
@@ -219,6 +227,7 @@ class TableBag:
         """Number of features."""
         return int(self._matrix.shape[1]) if self._columns is None else len(self._columns)
 
+    @checked
     def read(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """Read the features of all tiles, or of some: ``[n, n_features]``."""
         chosen = self.rows if rows is None else self.rows[rows]
@@ -261,6 +270,7 @@ class TableBag:
             raise InputKeyError(msg)
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class PooledBag:
     """Several bags read as one: all slides of a patient.
@@ -286,6 +296,7 @@ class PooledBag:
         """Number of features."""
         return self.bags[0].n_features
 
+    @checked
     def read(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
         """Read the features of all tiles, or of some, in the order of ``rows``."""
         if rows is None:
@@ -335,6 +346,7 @@ def bags_of(
     ]
 
 
+@checked
 def read_tiles(bag: Bag, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
     """Read features and check them.
 

@@ -16,6 +16,7 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from rankbygene._arguments import checked
 from rankbygene.data._cache import cached_tiles
 from rankbygene.data._geometry import TilePlan
 from rankbygene.data._tiles import TileReader, tile_widths
@@ -56,6 +57,7 @@ class TileBank:
         lie side by side on the disk, and mostly in the tissue.
     """
 
+    @checked
     def __init__(
         self,
         parts: Mapping[str, NDArray[np.uint8]],
@@ -76,6 +78,7 @@ class TileBank:
             )
 
     @classmethod
+    @checked
     def build(
         cls,
         frames: Mapping[str, SpotFrame],
@@ -149,6 +152,7 @@ class TileBank:
     def __len__(self) -> int:
         return len(self._every)
 
+    @checked
     def read_ahead(self, rows: NDArray[np.intp]) -> None:
         """Let the system read the tiles of some rows from the disk, run by run, before they are asked for."""
         if self.places is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene._names import read_patients, require_names
 from rankbygene.data._bags import Bag, BagSetup, PooledBag, TableBag, bags_of, read_tiles
 from rankbygene.data._panel import first_names
@@ -36,6 +37,7 @@ PatientUnit = Literal["patient", "slide"]
 _SAMPLED_TILES = 2048
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Cohort:
     """Slides with their patients and outcomes.
@@ -66,6 +68,7 @@ class Cohort:
             return self.clinical
         return self.clinical.drop_duplicates("patient").set_index("patient", drop=False)
 
+    @checked
     def select(self, patients: Sequence[str]) -> Cohort:
         """Give the part of the cohort with these patients."""
         chosen = self.clinical[self.clinical["patient"].isin(list(patients))]
@@ -83,6 +86,7 @@ def pooled(bags: Mapping[str, Bag], patients: pd.Series[str]) -> dict[str, Bag]:
     }
 
 
+@checked
 def resolve_bags(
     slides: Slides,
     setups: BagSetup | Callable[[SpatialData], BagSetup] = BagSetup(),
@@ -152,6 +156,7 @@ def _with_same_genes(bags: Mapping[str, Bag], problems: Problems) -> dict[str, B
     return aligned
 
 
+@checked
 def join_clinical(
     bags: Mapping[str, Bag],
     clinical: pd.DataFrame,
@@ -240,6 +245,7 @@ def check_same_outcome(clinical: pd.DataFrame, hint: str) -> None:
         raise InputValueError(msg)
 
 
+@checked
 def sample_bags(
     bags: Mapping[str, Bag], n_features: int | None = None, *, on_error: OnError = "raise"
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:

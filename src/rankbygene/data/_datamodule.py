@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rankbygene._arguments import checked
 from rankbygene.data._orders import FixedBatches, ShuffledBatches, in_storage_order
 from rankbygene.data._shares import Shares
 from rankbygene.errors import InputKeyError, InputValueError
@@ -89,6 +90,7 @@ class SpatialDataModule(pl.LightningDataModule):
         If the explicit rows have no ``"train"`` or an unknown name.
     """
 
+    @checked
     def __init__(
         self,
         bank: Tiles,
@@ -188,6 +190,7 @@ class TileDataModule(pl.LightningDataModule):
 
     n_val = 0
 
+    @checked
     def __init__(self, bank: Tiles, *, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
         if not 1 <= batch_size <= len(bank):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import numpy as np
 from scipy import sparse
 
+from rankbygene._arguments import checked, checked_fields
+from rankbygene._checks import check_rows_of
 from rankbygene.data._matrix import row_blocks
 from rankbygene.data._neighbors import neighbour_graph, smoothing_operator
 from rankbygene.data._panel import check_measured, gene_columns, panel_counts
@@ -31,6 +33,7 @@ Neighbourhood = Literal["auto", "grid8", "hex6", "checker8", "knn", "none"]
 _LOG_OF_BASE = {"e": 1.0, "2": float(np.log(2)), "10": float(np.log(10))}
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Normalization:
     """How counts become the values that a model is trained on.
@@ -81,6 +84,7 @@ class Normalization:
         return asdict(self)
 
     @classmethod
+    @checked
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from what :meth:`to_dict` gave.
 
@@ -96,6 +100,7 @@ class Normalization:
             raise InputValueError(msg)
         return cls(**values)
 
+    @checked
     def from_counts(self, scaled: NDArray[np.floating]) -> NDArray[np.floating]:
         """Apply the logarithm to counts that were scaled to ``target_sum``."""
         if self.log_base == "none":
@@ -103,6 +108,7 @@ class Normalization:
         logs: NDArray[np.floating] = np.log1p(scaled) / _LOG_OF_BASE[self.log_base]
         return logs
 
+    @checked
     def to_counts_per_target(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
         """Undo the logarithm: counts per ``target_sum``, never below zero.
 
@@ -125,6 +131,7 @@ class Normalization:
         return counts_above_zero
 
 
+@checked
 def expression_matrix(
     frame: SpotFrame,
     genes: Sequence[str],
@@ -188,6 +195,7 @@ def _fill(
     return measured
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class ExpressionBank:
     """Normalised expression of all slides, one row per spot.
@@ -214,6 +222,7 @@ class ExpressionBank:
     slides: tuple[str, ...]
 
     @classmethod
+    @checked
     def build(
         cls,
         frames: Mapping[str, SpotFrame],
@@ -244,6 +253,7 @@ class ExpressionBank:
         if not frames:
             msg = "no slide was given; at least one is needed"
             raise InputValueError(msg)
+        check_rows_of(rows, list(frames))
         chosen = Normalization() if normalization is None else normalization
         wanted = {
             name: np.arange(frame.n_obs) if rows is None else rows[name]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rankbygene._arguments import checked
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -25,6 +27,7 @@ class FeatureBank:
         By name, each ``[n, V, ...]`` for ``n`` tiles in ``V`` orientations.
     """
 
+    @checked
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.tensors = dict(tensors)
 

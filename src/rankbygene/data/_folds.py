@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene._names import label_texts, read_patients, require_names
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["hold_out_patients", "patient_folds"]
 
 
+@checked
 def patient_folds(
     clinical: pd.DataFrame,
     n_folds: int = 5,

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rankbygene._arguments import checked_fields
+from rankbygene._checks import check_string
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
 
+# A frame that no table holds has a set-up without one. Scales are judged where they are used.
+@checked_fields(table_key=check_string, um_per_px=None)
 @dataclass(frozen=True)
 class SpatialSetup:
     """Where table, image and counts are found; what ``setup_spatialdata`` was told.

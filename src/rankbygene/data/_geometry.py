@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rankbygene._arguments import checked
 from rankbygene.data._images import level_shape, level_to_system, n_levels
 from rankbygene.errors import InputValueError
 
@@ -89,6 +90,7 @@ class TilePlan:
     shape: tuple[int, int]
 
 
+@checked
 def plan_tiles(frame: SpotFrame, *, tile_um: float, tile_px: int) -> TilePlan:
     """Place a tile around each spot, in the coarsest level that still resolves it.
 

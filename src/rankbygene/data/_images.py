@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from spatialdata.transformations import get_transformation
 from xarray import DataArray, DataTree
 
+from rankbygene._arguments import checked
 from rankbygene.data._stored import StoredImage
 from rankbygene.errors import InputTypeError, InputValueError
 
@@ -25,6 +26,7 @@ _NO_PIXELS = np.empty((0, 0, 0), np.uint8)
 _CHANNEL_NAMES = {"red": "r", "green": "g", "blue": "b", "alpha": "a"}
 
 
+@checked
 def n_levels(image: Image) -> int:
     """Return the number of pyramid levels; 1 for an image of one scale."""
     return len(_levels(image))
@@ -37,27 +39,37 @@ def finest_level(element: Image) -> DataArray:
 
 def level_shape(image: Image, level: int) -> tuple[int, int]:
     """Return height and width of a level in pixels."""
-    sizes = _levels(image)[level].sizes
+    sizes = _level(image, level).sizes
     return int(sizes["y"]), int(sizes["x"])
 
 
+@checked(level={"at_least": 0})
 def level_to_system(image: Image, level: int, system: str) -> NDArray[np.float64]:
     """Return the 3x3 matrix from pixels (x, y) of a level to a coordinate system.
 
     Pixel ``i`` spans ``[i, i + 1)``. Levels carry their own scale, which is not a power of two
     where a size is odd.
     """
-    transformation = get_transformation(_levels(image)[level], to_coordinate_system=system)
+    transformation = get_transformation(_level(image, level), to_coordinate_system=system)
     matrix: NDArray[np.float64] = transformation.to_affine_matrix(_AXES, _AXES)
     return matrix
 
 
+def _level(image: Image, level: int) -> DataArray:
+    levels = _levels(image)
+    if level >= len(levels):
+        msg = f"level is {level}; the image has {len(levels)}, counted from 0"
+        raise InputValueError(msg)
+    return levels[level]
+
+
+@checked(level={"at_least": 0})
 def level_array(image: Image, level: int) -> da.Array:
     """Return a level as a lazy ``(3, y, x)`` uint8 array, channels in the order r, g, b.
 
     What is transparent shows white, as glass does.
     """
-    element = _levels(image)[level].transpose("c", "y", "x")
+    element = _level(image, level).transpose("c", "y", "x")
     # Three channels of other names are those that the user chose.
     order = _color_positions(element) or [0, 1, 2]
     data = element.data

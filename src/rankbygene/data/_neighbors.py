@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _MAX_RESIDUAL = 0.3
 _MAX_COSINE = 0.1
 
 
+@checked
 def lattice_kind(frame: SpotFrame) -> LatticeKind:
     """Tell the lattice that the spots of a slide were printed on.
 
@@ -74,6 +76,7 @@ def lattice_kind(frame: SpotFrame) -> LatticeKind:
     return "hex6" if abs(ratio / np.sqrt(3) - 1) <= _PITCH_TOLERANCE else "knn"
 
 
+@checked
 def neighbour_graph(
     frame: SpotFrame,
     *,
@@ -121,6 +124,7 @@ def neighbour_graph(
     return sparse.csr_array((ones, places), shape=(frame.n_obs, frame.n_obs))
 
 
+@checked
 def smoothing_operator(graph: sparse.csr_array) -> sparse.csr_array:
     """Turn a neighbour graph into the mean over a spot and its present neighbours.
 
@@ -138,6 +142,7 @@ def smoothing_operator(graph: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array(sparse.diags_array(1.0 / with_self.sum(axis=1)) @ with_self)
 
 
+@checked
 def nearest_spots(centers: NDArray[np.float64], n: int = 9) -> NDArray[np.intp]:
     """List for every spot of a slide the spots around it, by distance.
 
@@ -173,6 +178,7 @@ def nearest_spots(centers: NDArray[np.float64], n: int = 9) -> NDArray[np.intp]:
     return index
 
 
+@checked
 def spot_spacing(centers: NDArray[np.float64]) -> float:
     """Median distance of a spot ``[n_obs, 2]`` to the nearest other one; NaN for a single spot."""
     if len(centers) < 2:
@@ -181,6 +187,7 @@ def spot_spacing(centers: NDArray[np.float64]) -> float:
     return float(np.median(distances[:, 1]))
 
 
+@checked
 def local_places(neighbours: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """List the different rows of neighbourhoods, and where each neighbour is in that list.
 

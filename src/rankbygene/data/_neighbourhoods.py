@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from rankbygene._arguments import checked
 from rankbygene.data._datamodule import (
     Batch,
     RowBatches,
@@ -74,6 +75,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
         not between 1 and ``batch_size``.
     """
 
+    @checked
     def __init__(
         self,
         bank: Tiles,
@@ -134,6 +136,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
         return [(rows[slide == i], joined[rows[slide == i]]) for i in np.unique(slide)]
 
 
+@checked
 def compact_patches(
     points: NDArray[np.float64], size: int, rng: np.random.Generator | None = None
 ) -> list[NDArray[np.intp]]:

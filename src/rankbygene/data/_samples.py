@@ -10,6 +10,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from spatialdata import SpatialData
 
+from rankbygene._arguments import checked
+from rankbygene._checks import check_sdata
 from rankbygene.data._annotation import (
     Annotation,
     array_index_of,
@@ -24,12 +26,11 @@ from rankbygene.data._geometry import apply_affine
 from rankbygene.data._regions import check_region, region_centers
 from rankbygene.data._registration import Registration, register
 from rankbygene.data._scale import micrometres_per_unit
-from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
+from rankbygene.errors import InputKeyError, InputValueError, Problems
 
 __all__ = [
     "SpatialSetup",
     "SpotFrame",
-    "check_sdata",
     "frame_from_shapes",
     "resolve",
     "resolve_object",
@@ -38,6 +39,7 @@ __all__ = [
 T = TypeVar("T")
 
 
+@checked
 def resolve(
     sdata: SpatialData,
     setup: SpatialSetup = SpatialSetup(),
@@ -95,6 +97,7 @@ def resolve_object(
     return frames
 
 
+@checked
 def frame_from_shapes(
     sdata: SpatialData,
     shapes_key: str,
@@ -147,25 +150,6 @@ def frame_from_shapes(
         instances=ids.to_numpy(),
         own_centers=own_centers,
     )
-
-
-def check_sdata(sdata: object) -> None:
-    """Refuse anything but SpatialData.
-
-    Raises
-    ------
-    InputTypeError
-        Something else was given; the text says how to get SpatialData from it.
-    """
-    if isinstance(sdata, SpatialData):
-        return
-    msg = (
-        f"needs a SpatialData object, found {type(sdata).__name__}; read one with "
-        "`spatialdata.read_zarr(path)` or a reader of `spatialdata_io`"
-    )
-    if isinstance(sdata, AnnData):
-        msg += " (an AnnData has no image; it goes into SpatialData as a table, beside image and shapes)"
-    raise InputTypeError(msg)
 
 
 def _resolve_region(

@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from spatialdata import SpatialData
 
+from rankbygene._arguments import checked
+from rankbygene._checks import check_sdata
 from rankbygene._names import require_names
 from rankbygene.data._frame import SpatialSetup, SpotFrame
-from rankbygene.data._samples import check_sdata, resolve_object
+from rankbygene.data._samples import resolve_object
 from rankbygene.errors import InputValueError, Problems
 
 
+@checked
 def resolve_slides(
     sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     setups: SpatialSetup | Callable[[SpatialData], SpatialSetup] = SpatialSetup(),

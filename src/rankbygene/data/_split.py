@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.data._blocks import hold_out_block, spatial_blocks
 from rankbygene.data._expression import Normalization
 from rankbygene.data._panel import first_names
@@ -52,6 +53,7 @@ class SpotSplit:
     note: str
     seed: int
 
+    @checked
     def rows(self, label: Label) -> NDArray[np.intp]:
         """Give the rows with a label, counted through all slides in order."""
         if label not in get_args(Label):
@@ -59,6 +61,7 @@ class SpotSplit:
             raise InputValueError(msg)
         return np.flatnonzero(np.concatenate(list(self.labels.values())) == label)
 
+    @checked
     def sample(self, frames: Mapping[str, SpotFrame], n_spots: int, together: int = 1) -> SpotSplit:
         """Draw some of the spots for training and validation, and leave out the rest.
 
@@ -108,6 +111,7 @@ def _draw_patches(
     return np.flatnonzero(np.isin(patch, drawn))
 
 
+@checked
 def split_spots(
     frames: Mapping[str, SpotFrame],
     *,

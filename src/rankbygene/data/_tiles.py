@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rankbygene._arguments import checked
 from rankbygene.data._chunks import Position, decode_chunks
 from rankbygene.data._geometry import plan_tiles
 from rankbygene.data._images import WHITE, level_array
@@ -26,6 +27,7 @@ _TILES_AT_ONCE = 256
 _RESIZED_AT_ONCE = 64
 
 
+@checked
 def crop_tiles(
     level: da.Array,
     x0: NDArray[np.int64],
@@ -57,6 +59,7 @@ def crop_tiles(
     return tiles
 
 
+@checked
 def stream_tiles(
     level: da.Array,
     x0: NDArray[np.int64],
@@ -153,6 +156,7 @@ class _Cutter:
                 del self._held[piece]
 
 
+@checked
 def resize_tiles(tiles: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
     """Resample square tiles ``[n, c, side, side]`` to ``[n, c, px, px]``, bilinear, antialiased."""
     if tiles.shape[-1] == px:
@@ -192,6 +196,7 @@ class TileReader:
         As for :func:`plan_tiles`.
     """
 
+    @checked
     def __init__(self, frame: SpotFrame, *, tile_um: float | Sequence[float], tile_px: int) -> None:
         widths = tile_widths(tile_um)
         image = frame.sdata.images[frame.image_key]
@@ -205,6 +210,7 @@ class TileReader:
         """Shape of one tile: channels and pixels."""
         return 3 * len(self.plans), self.plan.tile_px, self.plan.tile_px
 
+    @checked
     def stream(self, rows: Any = None) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Read tiles in the order in which the image is decoded.
 
@@ -231,6 +237,7 @@ class TileReader:
             yield wanted[positions], tiles
         shown.report()
 
+    @checked
     def read(self, rows: Any = None) -> NDArray[np.uint8]:
         """Read tiles into one array ``[n, *tile_shape]``, in the order of ``rows``.
 

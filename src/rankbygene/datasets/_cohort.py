@@ -12,6 +12,7 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.data import ArrayBag, Bag
 from rankbygene.datasets._fields import RandomFields
 from rankbygene.datasets._synthetic import draw_genes, draw_slide
@@ -29,6 +30,7 @@ _TILE_UM = 100.0
 _PROGRAM = "glands"
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class SyntheticCohort:
     """Slides of patients with outcomes and known truth.
@@ -49,6 +51,7 @@ class SyntheticCohort:
     causal: dict[str, NDArray[np.bool_]]
 
 
+@checked
 def synthetic_cohort(
     n_patients: int = 100,
     *,

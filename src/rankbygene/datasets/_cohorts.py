@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene._names import require_names
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -34,6 +35,7 @@ _BCNB_FILE = "patient-clinical-data.xlsx"
 _BCNB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
+@checked
 def tcga_clinical(path: str | Path, *, columns: Sequence[str] = ()) -> pd.DataFrame:
     """Overall survival of TCGA patients, from the clinical tables of the GDC portal.
 
@@ -96,6 +98,7 @@ def tcga_clinical(path: str | Path, *, columns: Sequence[str] = ()) -> pd.DataFr
     return patients
 
 
+@checked
 def tcga_case(slide: str | Path) -> str:
     """Barcode of the case that a TCGA slide, or anything named after it, comes from.
 
@@ -117,6 +120,7 @@ def tcga_case(slide: str | Path) -> str:
     return found[1].upper()
 
 
+@checked
 def bcnb_labels(path: str | Path) -> pd.DataFrame:
     """Labels of the BCNB cohort: 1,058 core-needle biopsies of early breast cancer.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene._names import label_texts, natural_order
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import read_legacy_st
@@ -31,6 +32,7 @@ _SAME_PLACE_PX = 0.5
 _MOST_LABELS = 0.9
 
 
+@checked
 def her2st(
     path: str | Path | None = None, sections: Sequence[str] | None = None
 ) -> dict[str, SpatialData]:
@@ -82,6 +84,7 @@ def her2st(
     return slides
 
 
+@checked
 def olfactory_bulb(
     path: str | Path | None = None,
     *,

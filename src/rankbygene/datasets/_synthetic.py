@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from rankbygene._arguments import checked
 from rankbygene.datasets._fields import RandomFields
 from rankbygene.datasets._tissue import PROGRAMS, Slide, draw_tissue
 from rankbygene.errors import InputValueError
@@ -36,6 +37,7 @@ class Genes:
     image_driven: NDArray[np.bool_]  # [n_genes]
 
 
+@checked
 def synthetic(
     n_slides: int = 2,
     n_spots: int = 400,

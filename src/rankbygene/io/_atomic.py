@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError, OutputExistsError, OutputFailedError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _FULL_IN_WORDS = re.compile(r"no space left|requested and \d+ written|disk quota
 
 
 @contextmanager
+@checked
 def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside ``path`` that takes its place when the block ends well.
 
@@ -71,6 +73,7 @@ def atomic_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+@checked
 def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary path beside ``path`` whose file takes its place when the block ends well.
 
@@ -234,6 +237,7 @@ def swap(one: Path, other: Path) -> bool:
     return not failed
 
 
+@checked
 def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> None:
     """Write a SpatialData object as a store, completely or not at all.
 
@@ -248,6 +252,7 @@ def write_sdata(sdata: SpatialData, path: Path, *, overwrite: bool = False) -> N
         fill_store(sdata, folder)
 
 
+@checked
 def fill_store(sdata: SpatialData, folder: Path) -> None:
     """Write a SpatialData object into an empty folder, which becomes the store."""
     # SpatialData refuses to write into a folder that exists.

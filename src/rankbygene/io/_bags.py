@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._atomic import atomic_file
 from rankbygene.io._h5 import H5Bag
@@ -21,6 +22,7 @@ __all__ = ["read_bag_h5", "write_bag_h5"]
 _ATTRIBUTES = "h5_attributes"
 
 
+@checked
 def read_bag_h5(
     path: str | Path,
     *,
@@ -81,6 +83,7 @@ def read_bag_h5(
     )
 
 
+@checked
 def write_bag_h5(
     sdata: SpatialData,
     path: str | Path,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class H5Bag:
     (100, 1024)
     """
 
+    @checked
     def __init__(
         self,
         path: str | Path,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anndata as ad
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
@@ -26,6 +27,7 @@ _VISIUM_SPOT_UM = 55.0
 _SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
+@checked
 def read_hest(
     sample_id: str, path: str | Path | None = None, *, um_per_px: float | None = None
 ) -> SpatialData:

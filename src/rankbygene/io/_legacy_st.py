@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 from scipy.sparse import csr_array
 
+from rankbygene._arguments import checked
 from rankbygene._names import number_text, require_names
 from rankbygene.data._images import over_white
 from rankbygene.data._scale import check_um_per_px
@@ -33,6 +34,7 @@ PITCH_UM, SPOT_UM = 200.0, 100.0
 _MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "CMYK", "YCbCr")
 
 
+@checked
 def read_legacy_st(
     counts: str | Path,
     image: str | Path,

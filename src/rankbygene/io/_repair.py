@@ -12,6 +12,7 @@ from typing import Any
 import anndata.io
 import zarr
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.io._update import (
     column_order,
@@ -54,6 +55,7 @@ class Finding:
         return f"{self.place}: {self.problem}; {self.remedy or 'left alone'}"
 
 
+@checked
 def repair_store(path: str | Path, *, apply: bool = False) -> list[Finding]:
     """Find, and with ``apply`` mend, what an interrupted write of results did to a store.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anndata.io
 import zarr
 
+from rankbygene._arguments import checked
 from rankbygene._keys import Keys
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._update import Element, replace_elements
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["write_results"]
 
 
+@checked
 def write_results(sdata: SpatialData, *, table_key: str = "table", key: str = "rankbygene") -> None:
     """Add a model's results to the store that ``sdata`` came from.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.io._assemble import element_name
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["read_visium"]
 
 
+@checked
 def read_visium(
     path: str | Path,
     *,

@@ -14,6 +14,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import set_transformation
 from xarray import DataArray, Dataset, DataTree
 
+from rankbygene._arguments import checked
 from rankbygene.data._images import check_rgb_uint8
 from rankbygene.data._scale import check_pixel_size, check_um_per_px
 from rankbygene.errors import InputValueError
@@ -35,6 +36,7 @@ _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 _DISAGREEMENT = 0.05
 
 
+@checked
 def read_wsi(
     path: str | Path, *, name: str | None = None, um_per_px: float | None = None
 ) -> SpatialData:

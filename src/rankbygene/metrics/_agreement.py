@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from scipy.stats import kendalltau
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._correlation import pearson
 from rankbygene.metrics._inputs import as_features, nanmean
@@ -31,6 +32,7 @@ class RankAgreement(NamedTuple):
     accuracy: float
 
 
+@checked
 def rank_agreement(
     first: ArrayLike,
     second: ArrayLike,

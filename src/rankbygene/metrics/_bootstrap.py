@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_matrix, as_pair, group_codes, nanmean
 
@@ -38,6 +39,7 @@ class BootstrapInterval(NamedTuple):
     p_value: float
 
 
+@checked
 def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
@@ -94,6 +96,7 @@ def paired_bootstrap(
     return bootstrap_mean(first - second, n_resamples=n_resamples, seed=seed, level=level)
 
 
+@checked
 def bootstrap_mean(
     a: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> BootstrapInterval:
@@ -133,6 +136,7 @@ def bootstrap_mean(
     return _interval(estimate, _resampled_means(scores, n_resamples, seed), level)
 
 
+@checked
 def bootstrap_interval(
     statistic: Callable[..., float],
     *arrays: ArrayLike,

@@ -12,6 +12,7 @@ from sklearn.metrics import (
     normalized_mutual_info_score,
 )
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_features, as_labels
 
@@ -37,6 +38,7 @@ class VMeasure(NamedTuple):
     v: float
 
 
+@checked
 def v_measure(features: ArrayLike, expression: ArrayLike, k: int, seed: int = 0) -> VMeasure:
     """Cluster image features and expression apart, and compare the two clusterings.
 
@@ -72,6 +74,7 @@ def v_measure(features: ArrayLike, expression: ArrayLike, k: int, seed: int = 0)
     return v_measure_of_labels(reference, found)
 
 
+@checked
 def v_measure_of_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> VMeasure:
     r"""Compare a clustering with reference labels, such as annotated tissue regions.
 
@@ -97,6 +100,7 @@ def v_measure_of_labels(labels_true: ArrayLike, labels_pred: ArrayLike) -> VMeas
     return VMeasure(*map(float, homogeneity_completeness_v_measure(*labels)))
 
 
+@checked
 def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Adjusted Rand index: pairs of spots that both put together or apart, above chance.
 
@@ -122,6 +126,7 @@ def ari(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     return float(adjusted_rand_score(*_check_labels(labels_true, labels_pred)))
 
 
+@checked
 def nmi(labels_true: ArrayLike, labels_pred: ArrayLike) -> float:
     """Normalised mutual information of labels and clusters :cite:p:`strehl2002cluster`.
 

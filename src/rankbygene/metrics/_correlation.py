@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import rankdata
 
+from rankbygene._arguments import checked
 from rankbygene.metrics._inputs import as_pair, divide, mean_over_groups, nanmean, varies
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rankbygene.metrics._inputs import Average
 
 
+@checked
 def pearson(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -72,6 +74,7 @@ def pearson(
     return mean_over_groups(_pearson, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def spearman(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -101,6 +104,7 @@ def spearman(
     return mean_over_groups(_spearman, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def concordance(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -134,6 +138,7 @@ def concordance(
     return mean_over_groups(_concordance, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def pearson_per_spot(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
     """Pearson correlation of each spot over genes.
 

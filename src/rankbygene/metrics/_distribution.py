@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import rel_entr
 from scipy.stats import rankdata
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_pair, divide, mean_over_groups, nanmean, varies
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rankbygene.metrics._inputs import Average
 
 
+@checked
 def variance_ratio(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -50,6 +52,7 @@ def variance_ratio(
     return mean_over_groups(_variance_ratio, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def relative_variation_distance(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -88,6 +91,7 @@ def relative_variation_distance(
     )
 
 
+@checked
 def jensen_shannon(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -138,6 +142,7 @@ def jensen_shannon(
     return mean_over_groups(_jensen_shannon, (true, pred), groups, patients, average)
 
 
+@checked
 def auc_expressed(
     expressed: ArrayLike,
     y_pred: ArrayLike,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial import KDTree
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_matrix, group_codes
 
@@ -18,6 +19,7 @@ _MIN_DOMAIN = 3
 _TOLERANCE = 1e-6
 
 
+@checked
 def pas(labels: ArrayLike, positions: ArrayLike, n_neighbors: int = 10) -> float:
     """Proportion of abnormal spots: most of their neighbours are in another domain.
 
@@ -62,6 +64,7 @@ def pas(labels: ArrayLike, positions: ArrayLike, n_neighbors: int = 10) -> float
     return float(np.mean((n_found - n_same) * 2 > n_found - 1))
 
 
+@checked
 def chaos(labels: ArrayLike, positions: ArrayLike) -> float:
     r"""Mean distance from a spot to the nearest other spot of its domain.
 

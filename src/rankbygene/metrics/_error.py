@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import (
     as_pair,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Normalizer = Literal["range", "std", "mean", "l2"]
 
 
+@checked
 def mse(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -63,6 +65,7 @@ def mse(
     return mean_over_groups(_mse, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def mae(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -94,6 +97,7 @@ def mae(
     return mean_over_groups(_mae, as_pair(y_true, y_pred), groups, patients, average)
 
 
+@checked
 def nrmse(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -143,6 +147,7 @@ def nrmse(
     )
 
 
+@checked
 def r2(
     y_true: ArrayLike,
     y_pred: ArrayLike,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._correlation import pearson
 from rankbygene.metrics._inputs import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@checked
 def top_k_mean(scores: ArrayLike, k: int, ranking: ArrayLike) -> float:
     """Mean score of the ``k`` genes that *other* data rank first.
 
@@ -70,6 +72,7 @@ def top_k_mean(scores: ArrayLike, k: int, ranking: ArrayLike) -> float:
     return _mean_of_first(values, k, order)
 
 
+@checked
 def oracle_top_k_mean(scores: ArrayLike, k: int) -> float:
     """Mean score of the ``k`` best genes, chosen by the scores themselves.
 
@@ -99,6 +102,7 @@ def oracle_top_k_mean(scores: ArrayLike, k: int) -> float:
     return _mean_of_first(values, k, values)
 
 
+@checked
 def gene_correlation_agreement(
     y_true: ArrayLike, y_pred: ArrayLike, groups: ArrayLike | None = None
 ) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics._correlation import pearson
 from rankbygene.metrics._inputs import as_pair, mean_over_groups, nanmean, varies
@@ -37,6 +38,7 @@ class MoranAgreement(NamedTuple):
     correlation: float
 
 
+@checked
 def moran_agreement(
     y_true: ArrayLike,
     y_pred: ArrayLike,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_features, mean_over_groups
 
@@ -32,6 +33,7 @@ class RecallAtK(NamedTuple):
     gene_to_image: float
 
 
+@checked
 def recall_at_k(
     image: ArrayLike, gene: ArrayLike, k: int = 5, groups: ArrayLike | None = None
 ) -> RecallAtK:

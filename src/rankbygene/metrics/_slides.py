@@ -14,6 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from rankbygene._arguments import checked
 from rankbygene._names import class_order, label_texts
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._censoring import check_same_patients
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+@checked
 def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     r"""Share of slides of a class that are found, averaged over classes.
 
@@ -52,6 +54,7 @@ def balanced_accuracy(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(recall_score(true, pred, labels=np.unique(true), average="macro"))
 
 
+@checked
 def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     r"""F1 score of each class, averaged over classes with equal weight.
 
@@ -81,6 +84,7 @@ def macro_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     return float(f1_score(true, pred, average="macro", zero_division=0))
 
 
+@checked
 def auroc(y_true: ArrayLike, y_score: ArrayLike, classes: Sequence[Any] | None = None) -> float:
     """Area under the ROC curve; over several classes the mean of each against the rest.
 
@@ -114,6 +118,7 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike, classes: Sequence[Any] | None =
     return _one_against_rest(roc_auc_score, y_true, y_score, classes)
 
 
+@checked
 def auprc(y_true: ArrayLike, y_score: ArrayLike, classes: Sequence[Any] | None = None) -> float:
     r"""Average precision; over several classes the mean of each against the rest.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._inputs import as_matrix, as_pair, mean_over_groups, nanmean, value_range
 
@@ -23,6 +24,7 @@ _CELLS_AT_ONCE = 4_000_000
 _MAX_CELLS_PER_SPOT = 100
 
 
+@checked
 def ssim(
     y_true: ArrayLike,
     y_pred: ArrayLike,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.stats import chi2
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._censoring import (
     Censoring,
@@ -36,6 +37,7 @@ class LogRank(NamedTuple):
     p_value: float
 
 
+@checked
 def concordance_index(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> float:
     r"""Harrell's concordance index :cite:p:`harrell1996multivariable`.
 
@@ -73,6 +75,7 @@ def concordance_index(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> flo
     return _concordance(times, events, risks, events.astype(np.float64))
 
 
+@checked
 def concordance_index_ipcw(
     time: ArrayLike,
     event: ArrayLike,
@@ -124,6 +127,7 @@ def concordance_index_ipcw(
     return _concordance(times, events, risks, weights)
 
 
+@checked
 def time_dependent_auc(
     time: ArrayLike,
     event: ArrayLike,
@@ -180,6 +184,7 @@ def time_dependent_auc(
     return result
 
 
+@checked
 def brier_score(
     time: ArrayLike,
     event: ArrayLike,
@@ -240,6 +245,7 @@ def brier_score(
     return np.asarray(np.mean(weights * (alive - probability) ** 2, axis=0))
 
 
+@checked
 def integrated_brier_score(
     time: ArrayLike,
     event: ArrayLike,
@@ -283,6 +289,7 @@ def integrated_brier_score(
     return float(np.trapezoid(scores, horizons) / (horizons[-1] - horizons[0]))
 
 
+@checked
 def logrank(time: ArrayLike, event: ArrayLike, groups: ArrayLike) -> LogRank:
     r"""Test whether survival is equal in all groups :cite:p:`mantel1966evaluation,peto1972rank`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import check_settings, checked
 from rankbygene.data import (
     ExpressionBank,
     Normalization,
@@ -29,6 +30,7 @@ from rankbygene.model._results import ResultsMixin
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._state import spot_ids
 from rankbygene.model._training import (
+    check_trainer,
     default_max_epochs,
     largest_batch,
     run_training,
@@ -99,7 +101,10 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
 
     # Spots that a sample of a large slide draws side by side.
     _drawn_together: ClassVar[int] = 1
+    # What takes the settings that ``train`` hands on, by the name of the mapping.
+    _settings_of: ClassVar[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {}
 
+    @checked
     def __init__(
         self,
         sdata: SpatialDatas,
@@ -173,6 +178,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         )
 
     @classmethod
+    @checked
     def setup_spatialdata(
         cls,
         sdata: SpatialDatas,
@@ -249,11 +255,14 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         *,
         compile: bool,
         gradient_checkpointing: bool,
+        trainer_kwargs: Mapping[str, Any],
         **runner: Any,
     ) -> ExpressionBank:
         """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
+        plan_kwargs = self._settings("plan_kwargs", plan_kwargs)
+        check_trainer(max_epochs, trainer_kwargs, **runner)
         encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
-        self._check_encoding(encoding, runner.get("strategy"))
+        self._check_encoding(encoding, trainer_kwargs.get("strategy"))
         device = training_device(runner["accelerator"], runner["devices"])
         runner["precision"] = choose_precision(runner["precision"], device)
         plan = self._build_plan(dict(plan_kwargs))
@@ -287,8 +296,13 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
                 **batches,
                 **plan_kwargs,
             }
-            run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+            run_training(self, plan, datamodule, max_epochs=epochs, **runner, **trainer_kwargs)
         return bank
+
+    def _settings(self, name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Check settings that training hands on."""
+        function, own = self._settings_of[name]
+        return check_settings(function, value, name, owned=own)
 
     def _inputs(self, device: torch.device, precision: str) -> Tiles:
         """Give what batches are made of: tiles, or the features of an encoder that stays as it is."""

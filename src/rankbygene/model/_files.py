@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.data import Normalization, SpatialSetup, SpotSplit, resolve_slides, split_spots
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.model._folder import (
@@ -38,6 +39,7 @@ LABELS = ("train", "validation", "test", "buffer", "unused")
 class FilesMixin(ModelState):
     """Saving and loading."""
 
+    @checked
     def save(self, dir_path: str | Path, overwrite: bool = False) -> None:
         """Write the model as a folder, completely or not at all.
 
@@ -65,6 +67,7 @@ class FilesMixin(ModelState):
         write_folder(dir_path, record, self._tensors(), self.history_, overwrite=overwrite)
 
     @classmethod
+    @checked
     def load(
         cls,
         dir_path: str | Path,

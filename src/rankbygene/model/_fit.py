@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rankbygene._arguments import check_settings, checked
 from rankbygene._keys import Keys
 from rankbygene.errors import InputValueError
 from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
@@ -13,6 +14,7 @@ from rankbygene.model._folder import read_record
 from rankbygene.model._inference import AnyPrecision, check_precision
 from rankbygene.model._nh2st import NH2ST
 from rankbygene.model._rankbygene import RankByGene
+from rankbygene.model._training import check_train_kwargs
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, type[BaseSpatialModel]] = {cls.method: cls for cls in (RankByGene, NH2ST)}
 
 
+@checked
 def fit(
     sdata: SpatialDatas,
     *,
@@ -78,11 +81,12 @@ def fit(
     InputTypeError, InputKeyError, InputValueError
         The input cannot be used; nothing has been read from the image or written yet.
     """
-    if method not in METHODS:
-        msg = f"method={method!r} is not known; choose from {', '.join(map(repr, METHODS))}"
-        raise InputValueError(msg)
-    training = with_precision(train_kwargs, precision)
     cls = METHODS[method]
+    # What would make a later step fail is refused before anything slow.
+    own = ("sdata", "backbone", "pretrained", "genes", "seed")
+    model_kwargs = check_settings(cls, model_kwargs, "model_kwargs", owned=own)
+    training = with_precision(train_kwargs, precision)
+    training = check_train_kwargs(cls, training, owned=("max_epochs",))
     cls.setup_spatialdata(
         sdata,
         table_key=table_key,
@@ -98,7 +102,7 @@ def fit(
         pretrained=pretrained,
         genes=genes,
         seed=seed,
-        **(model_kwargs or {}),
+        **model_kwargs,
     )
     # What would make the last step fail is refused before the long one.
     check_layer_fits(model.frames)
@@ -128,6 +132,7 @@ def with_precision(train_kwargs: Mapping[str, Any] | None, precision: str | None
     return settings
 
 
+@checked
 def load(
     dir_path: str | Path,
     sdata: SpatialDatas | None = None,

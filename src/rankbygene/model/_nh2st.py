@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.data import NeighbourhoodDataModule, local_places, nearest_spots, spot_spacing
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
@@ -96,10 +97,14 @@ class NH2ST(BaseSpatialModel):
     """
 
     method: ClassVar[str] = "nh2st"
+    _settings_of = {
+        "plan_kwargs": (NH2STPlan, ("module", "seed")),
+    }
     _drawn_together: ClassVar[int] = 64
     module: NH2STModule
     _nearest: tuple[SpotFrame, NDArray[np.intp]] | None = None
 
+    @checked
     def __init__(
         self,
         sdata: SpatialDatas,
@@ -217,6 +222,7 @@ class NH2ST(BaseSpatialModel):
             **batches,
         )
 
+    @checked(batch_size={"at_least": 2})
     def train(
         self,
         max_epochs: int | None = None,
@@ -296,7 +302,7 @@ class NH2ST(BaseSpatialModel):
             monitor=monitor,
             logger=logger,
             callbacks=callbacks,
-            **trainer_kwargs,
+            trainer_kwargs=trainer_kwargs,
         )
         spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]
         self.training_params["spacing_um"] = float(np.nanmean(spacings))

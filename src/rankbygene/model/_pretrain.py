@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rankbygene import __version__
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.data import TileBank, TileDataModule, plan_tiles
 from rankbygene.data._slides import numbered
 from rankbygene.errors import InputKeyError, InputValueError, Problems
@@ -18,7 +19,12 @@ from rankbygene.io import atomic_file
 from rankbygene.model._inference import choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._slide import tissue_frame
-from rankbygene.model._training import default_max_epochs, run_training, training_device
+from rankbygene.model._training import (
+    check_trainer,
+    default_max_epochs,
+    run_training,
+    training_device,
+)
 from rankbygene.module import SimCLRModule
 from rankbygene.nn import build_backbone
 from rankbygene.nn._weights import save_tensors
@@ -36,6 +42,7 @@ _SUFFIX = ".safetensors"
 _TILES = "tissue_tiles"  # only inside this file: the user's objects stay as they are
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class PretrainedBackbone:
     """An image encoder trained by :func:`pretrain`.
@@ -59,6 +66,7 @@ class PretrainedBackbone:
     history: dict[str, pd.DataFrame]
     params: dict[str, Any]
 
+    @checked
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the encoder's weights as a file, completely or not at all.
 
@@ -102,6 +110,7 @@ class _Trainee:
         self.module.to(device)
 
 
+@checked(batch_size={"at_least": 2})
 def pretrain(
     sdatas: SpatialDatas,
     backbone: str | torch.nn.Module = "resnet18",
@@ -196,10 +205,10 @@ def pretrain(
     >>> rbg.model.RankByGene.setup_spatialdata(slides)
     >>> rbg.model.RankByGene(slides, weights="warm.safetensors", tile_px=64)  # doctest: +SKIP
     """
+    check_trainer(
+        max_epochs, trainer_kwargs, accelerator=accelerator, devices=devices, precision=precision
+    )
     seed = choose_seed(seed)
-    if batch_size < 2:
-        msg = f"batch_size is {batch_size}; a tile is told from others, so pass at least 2"
-        raise InputValueError(msg)
     with forked_rng(seed):
         network, spec = build_backbone(
             backbone, pretrained=pretrained, weights=weights, tile_px=tile_px

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.data._row_groups import row_groups
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
@@ -98,8 +99,16 @@ class RankByGene(BaseSpatialModel):
     """
 
     method: ClassVar[str] = "rankbygene"
+    _settings_of = {
+        "plan_kwargs": (RankByGenePlan, ("module", "seed")),
+        "head_kwargs": (
+            fit_head,
+            ("module", "features", "targets", "measured", "train", "validation", "seed"),
+        ),
+    }
     module: RankByGeneModule
 
+    @checked
     def __init__(
         self,
         sdata: SpatialDatas,
@@ -169,6 +178,7 @@ class RankByGene(BaseSpatialModel):
     def _build_plan(self, settings: dict[str, Any]) -> RankByGenePlan:
         return RankByGenePlan(self.module, seed=self.seed, **settings)
 
+    @checked(batch_size={"at_least": 2})
     def train(
         self,
         max_epochs: int | None = None,
@@ -230,6 +240,7 @@ class RankByGene(BaseSpatialModel):
         TrainingError
             A loss was not finite; the step and the term are named.
         """
+        head_settings = self._settings("head_kwargs", head_kwargs)
         bank = self._fit(
             max_epochs,
             {"batch_size": batch_size},
@@ -244,10 +255,11 @@ class RankByGene(BaseSpatialModel):
             monitor=monitor,
             logger=logger,
             callbacks=callbacks,
-            **trainer_kwargs,
+            trainer_kwargs=trainer_kwargs,
         )
-        self._finish(bank, head_kwargs or {})
+        self._finish(bank, head_settings)
 
+    @checked
     def load_released(
         self, path: str | Path, *, head_kwargs: Mapping[str, Any] | None = None
     ) -> None:
@@ -275,10 +287,11 @@ class RankByGene(BaseSpatialModel):
                 f"model with fine_tune='full', not {self.fine_tuning['fine_tune']!r}"
             )
             raise InputValueError(msg)
+        head_settings = self._settings("head_kwargs", head_kwargs)
         load_released_checkpoint(path, self.module)
         self.is_trained_ = True
         self.training_params = {"released_checkpoint": str(path)}
-        self._finish(self._expression_bank(), head_kwargs or {})
+        self._finish(self._expression_bank(), head_settings)
 
     def _finish(self, bank: ExpressionBank, head_kwargs: Mapping[str, Any]) -> None:
         """Fit the frozen head, if there is one, and score the validation spots."""

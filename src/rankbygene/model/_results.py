@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
+from rankbygene._checks import check_key
 from rankbygene._keys import Keys
 from rankbygene.data import TileReader, expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
@@ -45,6 +47,7 @@ T = TypeVar("T")
 class ResultsMixin(ModelState):
     """What can be asked of a trained model."""
 
+    @checked
     def get_latent_representation(
         self,
         sdata: SpatialDatas | None = None,
@@ -83,6 +86,7 @@ class ResultsMixin(ModelState):
             }
         )
 
+    @checked
     def get_normalized_expression(
         self,
         sdata: SpatialDatas | None = None,
@@ -127,6 +131,7 @@ class ResultsMixin(ModelState):
             results[name] = table.loc[:, genes]
         return one_or_all(results)
 
+    @checked
     def annotate(
         self,
         sdata: SpatialDatas | None = None,
@@ -175,6 +180,7 @@ class ResultsMixin(ModelState):
                 params=provenance(self, group, precision),
             )
 
+    @checked(table_key=check_key)
     def predict_slide(
         self,
         sdata: SpatialData,

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from spatialdata import SpatialData
 
+from rankbygene._checks import check_sdata
 from rankbygene.data import BagSetup, SpatialSetup
-from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:

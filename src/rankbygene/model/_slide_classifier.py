@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from rankbygene._arguments import checked
 from rankbygene._names import label_texts
 from rankbygene.data._outcomes import check_labels
 from rankbygene.errors import InputKeyError, InputValueError
@@ -77,6 +78,7 @@ class SlideClassifier(SlideModel):
 
     method: ClassVar[str] = "slide_classifier"
 
+    @checked
     def __init__(
         self,
         slides: Slides,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene.data import BagSetup, Cohort
 from rankbygene.errors import InputValueError
 from rankbygene.model._folder import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 class SlideFilesMixin(SlideResultsMixin):
     """Saving and loading."""
 
+    @checked
     def save(self, dir_path: str | Path, overwrite: bool = False) -> None:
         """Write the model as a folder, completely or not at all.
 
@@ -57,6 +59,7 @@ class SlideFilesMixin(SlideResultsMixin):
         write_folder(dir_path, record, tensors, self.history_, overwrite=overwrite)
 
     @classmethod
+    @checked
     def load(
         cls,
         dir_path: str | Path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import check_settings, checked
 from rankbygene.data import (
     BagDataModule,
     BagSetup,
@@ -27,7 +28,7 @@ from rankbygene.model._inference import choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._setup import recall_features, remember_features
 from rankbygene.model._slide_files import SlideFilesMixin
-from rankbygene.model._training import run_training, training_device
+from rankbygene.model._training import check_trainer, run_training, training_device
 from rankbygene.module import SlideModule
 from rankbygene.nn import Pooling
 from rankbygene.train import SlidePlan
@@ -51,7 +52,12 @@ class SlideModel(SlideFilesMixin):
     """
 
     method: ClassVar[str]
+    # What takes the settings that ``train`` hands on, by the name of the mapping.
+    _settings_of: ClassVar[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {
+        "plan_kwargs": (SlidePlan, ("module", "objective")),
+    }
 
+    @checked
     def __init__(
         self,
         slides: Slides,
@@ -102,6 +108,7 @@ class SlideModel(SlideFilesMixin):
         )
 
     @classmethod
+    @checked
     def setup_spatialdata(
         cls,
         sdata: SpatialDatas,
@@ -132,6 +139,7 @@ class SlideModel(SlideFilesMixin):
         chosen = None if genes is None else tuple(genes)
         remember_features(sdata, BagSetup(table_key, feature_key, layer, chosen))
 
+    @checked
     def train(
         self,
         max_epochs: int | None = None,
@@ -189,6 +197,15 @@ class SlideModel(SlideFilesMixin):
         TrainingError
             The loss was not finite; the step is named.
         """
+        function, own = self._settings_of["plan_kwargs"]
+        settings = check_settings(function, plan_kwargs, "plan_kwargs", owned=own)
+        check_trainer(
+            max_epochs,
+            trainer_kwargs,
+            accelerator=accelerator,
+            devices=devices,
+            precision=precision,
+        )
         device = training_device(accelerator, devices)
         precision = choose_precision(precision, device)
         cohort = self._own_cohort()
@@ -205,7 +222,6 @@ class SlideModel(SlideFilesMixin):
             on_error=self.on_error,
         )
         epochs = max_epochs or int(np.clip(round(BAGS_SEEN / datamodule.n_train), 20, 100))
-        settings = dict(plan_kwargs or {})
         self.training_params = {
             "max_epochs": epochs, "batch_size": batch_size, "max_tiles": max_tiles,
             "precision": precision, "accelerator": device.type, **settings,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene._keys import Keys
 from rankbygene._names import read_patients, require_names
 from rankbygene.data import BagSetup, Cohort, resolve_bags
@@ -66,6 +67,7 @@ class SlideResultsMixin(TrainedModel, ABC):
     def _own_cohort(self) -> Cohort:
         """Give the model's own slides."""
 
+    @checked
     def predict(
         self,
         slides: Slides | None = None,
@@ -111,6 +113,7 @@ class SlideResultsMixin(TrainedModel, ABC):
             table["split"] = labels.reindex(table.index)
         return table
 
+    @checked
     def get_attention(self, slides: Slides | None = None) -> dict[str, NDArray[np.float32]]:
         """Weight of every tile in its slide, ``{slide: [n_tiles]}``; sums to one over a slide.
 
@@ -134,6 +137,7 @@ class SlideResultsMixin(TrainedModel, ABC):
                     weights[name] = self.module.judge(tiles)[1].float().cpu().numpy()
         return weights
 
+    @checked
     def annotate(self, slides: Slides | None = None, key_added: str | None = None) -> None:
         """Write the weight of every tile into the tables of the slides.
 

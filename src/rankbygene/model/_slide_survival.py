@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.data._folds import survival_strata
 from rankbygene.data._outcomes import check_times
 from rankbygene.errors import InputValueError
@@ -80,6 +81,7 @@ class SlideSurvival(SlideModel):
 
     method: ClassVar[str] = "slide_survival"
 
+    @checked
     def __init__(
         self,
         slides: Slides,
@@ -130,6 +132,7 @@ class SlideSurvival(SlideModel):
         """One log hazard, or one logit per interval."""
         return 1 if self.loss == "cox" else len(self.times)
 
+    @checked
     def predict_survival(
         self,
         times: Sequence[float],

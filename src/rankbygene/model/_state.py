@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.data import TileBank, plan_tiles, resolve_slides
 from rankbygene.errors import InputValueError, Problems
 from rankbygene.model._setup import recall_setup
@@ -55,6 +56,7 @@ class ModelState(TrainedModel, ABC):
     _features_precision: str | None = None
 
     @abstractmethod
+    @checked
     def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
         """Train the model."""
 

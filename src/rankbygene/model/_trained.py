@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import NotTrainedError
 
 
@@ -29,6 +30,7 @@ class TrainedModel:
         device: torch.device = next(self.module.parameters()).device
         return device
 
+    @checked
     def to_device(self, device: str | torch.device) -> None:
         """Move the network to ``device``."""
         self.module.to(device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,13 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import check_settings
+from rankbygene._checks import check_keywords, keywords_of
 from rankbygene.data import (
     BagDataModule,
     ExpressionBank,
     SpatialDataModule,
     TileDataModule,
 )
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, RankByGeneError
 from rankbygene.metrics import pearson
 from rankbygene.model._devices import devices_kwargs
 from rankbygene.model._inference import autocast_dtype, choose_precision
@@ -106,6 +110,111 @@ def largest_batch(
     )
     log.info("batch_size='auto': %d spots", size)
     return size
+
+
+def check_trainer(
+    max_epochs: int | None,
+    trainer_kwargs: Mapping[str, Any],
+    *,
+    accelerator: str = "auto",
+    devices: int | list[int] | str = "auto",
+    precision: str = "auto",
+    **_others: Any,
+) -> None:
+    """Let Lightning judge its settings before anything slow, by a trainer that nobody uses.
+
+    Raises
+    ------
+    InputTypeError
+        There is no such setting.
+    InputValueError
+        Lightning or scvi-tools refuses one.
+    """
+    import lightning.pytorch as pl
+    from scvi.train import Trainer
+
+    known = {*keywords_of(Trainer), *keywords_of(pl.Trainer), "ckpt_path"}
+    given = check_keywords(trainer_kwargs, "the trainer", sorted(known - _OWN_SETTINGS))
+    try:
+        device = training_device(accelerator, devices)
+        settings = devices_kwargs(device, devices, given)
+        if "WORLD_SIZE" in os.environ or settings.get("strategy", "auto") != "auto":
+            return  # what is decided there depends on the other processes
+        Trainer(
+            max_epochs=max_epochs or 1,
+            accelerator=accelerator,
+            devices=devices,
+            precision=choose_precision(precision, device),
+            logger=False,
+            **{
+                key: value for key, value in settings.items() if key not in ("plugins", "ckpt_path")
+            },
+        )
+    except RankByGeneError:
+        raise
+    except Exception as error:
+        msg = f"the trainer cannot be made with these settings: {error}"
+        raise InputValueError(msg) from error
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Let the trainer that nobody uses say nothing; the one that is used says it."""
+    talker = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = talker.level
+    talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        talker.setLevel(level)
+
+
+def check_train_kwargs(
+    model: Any, value: object, name: str = "train_kwargs", *, owned: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Check arguments of a model's ``train``, and those that it hands on, before anything slow.
+
+    Parameters
+    ----------
+    model
+        The model's class.
+    value
+        The mapping of arguments; None is an empty one.
+    name
+        What the mapping is called.
+    owned
+        Arguments that the caller gives itself.
+
+    Returns
+    -------
+    The arguments as plain values.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        A name is not known, or a value cannot be used.
+    """
+    given = check_settings(model.train, value, name, owned=owned)
+    for key, (function, own) in model._settings_of.items():
+        if given.get(key) is not None:
+            given[key] = check_settings(function, given[key], key, owned=own)
+    named = keywords_of(model.train)
+    check_trainer(
+        given.get("max_epochs"),
+        {key: setting for key, setting in given.items() if key not in named},
+        **{key: given[key] for key in ("accelerator", "devices", "precision") if key in given},
+    )
+    return given
+
+
+# What the fit itself gives to the trainer.
+_OWN_SETTINGS = {
+    "model", "training_plan", "data_splitter", "max_epochs", "accelerator", "devices", "precision",
+    "benchmark", "check_val_every_n_epoch", "log_every_n_steps", "logger", "callbacks", "self",
+    "early_stopping", "early_stopping_patience", "use_distributed_sampler",
+}  # fmt: skip
 
 
 class Trainee(Protocol):

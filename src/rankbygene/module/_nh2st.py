@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module._spots import SpotModule
 from rankbygene.nn import (
@@ -129,6 +130,7 @@ class NH2STModule(SpotModule):
     :cite:p:`qu2025nh2st`. ``rankbygene.module.NH2ST_RELEASED`` holds the choices of the released code.
     """
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module._spots import SpotModule
 from rankbygene.nn import (
@@ -39,6 +40,7 @@ class ImageBranch(nn.Module):
         Features to standardised expression ``[B, n_genes]``.
     """
 
+    @checked
     def __init__(self, backbone: nn.Module, projection: nn.Module, predictor: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
@@ -79,6 +81,7 @@ class RankByGeneModule(SpotModule):
     heads included: a head of its own would leave the two unaligned for most of the training.
     """
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.nn import read_tensors
 
@@ -29,6 +30,7 @@ _LAYERS = {"fc.": "residual.", "layer_norm.": "norm."}
 _OURS_ALONE = ("student.predictor.", "teacher.predictor.", "expression_", "pixel_")
 
 
+@checked
 def load_released_checkpoint(path: str | Path, module: RankByGeneModule) -> None:
     """Load student, teacher and gene encoder from a checkpoint of the authors' code.
 

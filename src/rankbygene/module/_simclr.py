@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.nn import normalize_pixels
 
 __all__ = ["SimCLRModule"]
@@ -32,6 +33,7 @@ class SimCLRModule(nn.Module):
     and scale among it; the projection takes that on itself, and is thrown away in the end.
     """
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module,

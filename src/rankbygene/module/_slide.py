@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.nn import Pooling, build_pooling
 from rankbygene.nn._heads import Standardize
 
@@ -31,6 +32,7 @@ class SlideModule(nn.Module):
         After that layer, within the attention and before the head.
     """
 
+    @checked
     def __init__(
         self,
         n_features: int,

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
+from rankbygene.errors import InputValueError
 from rankbygene.nn import normalize_pixels
 from rankbygene.nn._fine_tune import rest_frozen
 
@@ -26,10 +28,14 @@ class SpotModule(nn.Module):
         Channel statistics that the backbone expects, on the scale [0, 1].
     """
 
+    @checked
     def __init__(
         self, n_genes: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
     ) -> None:
         super().__init__()
+        if not len(pixel_mean) == len(pixel_std) == 3:
+            msg = f"pixel_mean and pixel_std have {len(pixel_mean)} and {len(pixel_std)} values; 3 are needed"
+            raise InputValueError(msg)
         self.n_genes = n_genes
         self.register_buffer("expression_mean", torch.zeros(n_genes))
         self.register_buffer("expression_std", torch.ones(n_genes))

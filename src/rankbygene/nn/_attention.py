@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 
 __all__ = ["CrossAttention"]
@@ -41,6 +42,7 @@ class CrossAttention(nn.Module):
     :cite:p:`qu2025nh2st`
     """
 
+    @checked
     def __init__(
         self,
         n_features: int,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.nn._hub import check_obtainable, why_not
 from rankbygene.nn._pathology import (
@@ -28,6 +29,7 @@ __all__ = ["BackboneSpec", "build_backbone"]
 CUSTOM = "custom"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class BackboneSpec:
     """What an image encoder is and expects.
@@ -130,6 +132,7 @@ def _places(
     return features[:, None] if features.ndim == 2 else features[:, n_prefix:]
 
 
+@checked
 def build_backbone(
     backbone: str | nn.Module = "resnet18",
     *,

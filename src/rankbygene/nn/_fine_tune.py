@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene._checks import check_real, check_whole
 from rankbygene.errors import BackboneError, InputKeyError, InputValueError
 
@@ -21,6 +22,7 @@ _LORA = {"rank": 8, "alpha": None, "dropout": 0.0}
 _UNMATCHED = "@"
 
 
+@checked
 def set_fine_tuning(
     backbone: nn.Module,
     fine_tune: FineTune = "full",

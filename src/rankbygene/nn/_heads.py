@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rankbygene._arguments import checked
+
 __all__ = ["ExpressionMLP", "FeatureScaling", "ResidualMLP"]
 
 FeatureScaling = Literal["standard", "spot"]
@@ -20,6 +22,7 @@ class ResidualMLP(nn.Module):
     :cite:p:`huang2024rankbygene` have this form.
     """
 
+    @checked
     def __init__(self, n_in: int, n_out: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.projection = nn.Linear(n_in, n_out)
@@ -80,6 +83,7 @@ class ExpressionMLP(nn.Module):
         features of each spot are scaled to [0, 1], as the authors' code does.
     """
 
+    @checked
     def __init__(
         self,
         n_in: int,

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rankbygene._arguments import checked
+
 __all__ = ["HypergraphConv", "HypergraphEncoder", "similarity_hypergraph"]
 
 
+@checked
 def similarity_hypergraph(
     features: torch.Tensor, present: torch.Tensor | None = None, k: int = 3
 ) -> torch.Tensor:
@@ -65,6 +68,7 @@ class HypergraphConv(nn.Module):
     :cite:p:`bai2021hypergraph`, without attention and with edges of weight 1.
     """
 
+    @checked
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.linear = nn.Linear(n_in, n_out, bias=False)
@@ -96,6 +100,7 @@ class HypergraphEncoder(nn.Module):
     :cite:p:`qu2025nh2st`
     """
 
+    @checked
     def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
         super().__init__()
         self.first = HypergraphConv(n_in, n_hidden)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 
 __all__ = [
@@ -34,6 +35,7 @@ class GatedAttention(nn.Module):
     a tile, to bags ``[B, n_in]`` and weights ``[B, T]`` that sum to one over the tiles of a bag.
     """
 
+    @checked
     def __init__(self, n_in: int, n_attention: int = 128) -> None:
         super().__init__()
         self.tanh = nn.Linear(n_in, n_attention)
@@ -72,6 +74,7 @@ class SeedAttention(nn.Module):
     weight times its attention to the tile, mean over heads.
     """
 
+    @checked
     def __init__(
         self, n_in: int, n_seeds: int = 16, n_heads: int = 4, dropout: float = 0.0
     ) -> None:
@@ -100,6 +103,7 @@ class SeedAttention(nn.Module):
         return _weighted(share, seeds), torch.einsum("bs,bst->bt", share, attention.mean(1))
 
 
+@checked
 def build_pooling(kind: Pooling, n_in: int, *, dropout: float = 0.0) -> nn.Module:
     """Build a pooling of tiles of width ``n_in`` by name.
 

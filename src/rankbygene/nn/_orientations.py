@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
+from rankbygene._arguments import checked
+
 __all__ = ["orientations"]
 
 
+@checked
 def orientations(images: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the eight rotations and reflections of square images; the first is the input."""
     for turned in (images, images.transpose(-1, -2)):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rankbygene._arguments import checked_fields
+
 __all__ = ["PATHOLOGY_BACKBONES", "PathologyBackbone", "Pooling"]
 
 Pooling = Literal["token", "token+mean"]
@@ -19,6 +21,7 @@ _HALF = (0.5, 0.5, 0.5)
 _OPTIMUS_MEAN, _OPTIMUS_STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class PathologyBackbone:
     """How to build one encoder.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from rankbygene._arguments import checked
+
 __all__ = ["normalize_pixels"]
 
 
+@checked
 def normalize_pixels(images: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """Scale images, uint8 or float in [0, 1], by channel statistics; channels lie last in memory.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from rankbygene._arguments import checked
+
 __all__ = ["N_STATISTICS", "color_statistics", "color_texture_statistics"]
 
 N_STATISTICS = 44
@@ -15,6 +17,7 @@ _LUMA = (0.299, 0.587, 0.114)
 _N_SCALES = 4
 
 
+@checked
 def color_statistics(images: torch.Tensor) -> torch.Tensor:
     """Mean, spread and percentiles of each colour channel.
 
@@ -30,6 +33,7 @@ def color_statistics(images: torch.Tensor) -> torch.Tensor:
     return _color(_unit(images)).float()
 
 
+@checked
 def color_texture_statistics(images: torch.Tensor) -> torch.Tensor:
     """Colour statistics, optical density, and how rough the tile is at several scales.
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 
 __all__ = ["Ties", "breslow_hazard", "cox_loss", "discrete_time_loss"]
@@ -14,6 +15,7 @@ __all__ = ["Ties", "breslow_hazard", "cox_loss", "discrete_time_loss"]
 Ties = Literal["efron", "breslow"]
 
 
+@checked
 def cox_loss(
     log_hazard: torch.Tensor, time: torch.Tensor, event: torch.Tensor, *, ties: Ties = "efron"
 ) -> torch.Tensor:
@@ -77,6 +79,7 @@ def _efron_term(hazard: torch.Tensor, group: torch.Tensor, at_risk: torch.Tensor
     return torch.log1p(-(rank.to(hazard.dtype) / count[tie]) * share[tie].clamp(max=1))
 
 
+@checked
 def discrete_time_loss(
     logits: torch.Tensor, interval: torch.Tensor, event: torch.Tensor, *, alpha: float = 0.0
 ) -> torch.Tensor:

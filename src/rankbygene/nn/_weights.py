@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import BackboneError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 
+@checked
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors from safetensors or from a checkpoint, without running any code in it.
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.nn._survival import cox_loss, discrete_time_loss
 
@@ -27,6 +28,7 @@ RankingReduction = Literal["mean", "sum_over_n"]
 Similarity = Literal["cosine", "softmax"]
 
 
+@checked
 def info_nce(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -76,6 +78,7 @@ def info_nce(
     return (loss + F.cross_entropy(logits.T, labels)) / 2 if symmetric else loss
 
 
+@checked
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
     r"""Contrast two views of each image against all other views of the batch.
 
@@ -117,6 +120,7 @@ def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1)
     return F.cross_entropy(logits, partner)
 
 
+@checked
 def similarity(
     features: torch.Tensor, kind: Similarity = "cosine", temperature: float = 1.0
 ) -> torch.Tensor:
@@ -150,6 +154,7 @@ def similarity(
     return cosine if kind == "cosine" else F.softmax(cosine / temperature, dim=1)
 
 
+@checked
 def ranking_consistency(
     image_similarity: torch.Tensor,
     gene_similarity: torch.Tensor,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene._keys import Keys
 from rankbygene.data import SpatialSetup, SpotFrame, TileReader
 from rankbygene.data._annotation import join, read_annotation, region_rows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SUM, _EQUAL = 1e-3, 1e-5
 
 
+@checked
 def attention_map(
     sdata: SpatialData,
     *,
@@ -93,6 +95,7 @@ def attention_map(
     return shown
 
 
+@checked
 def top_tiles(
     sdata: SpatialData,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import v_measure
 from rankbygene.metrics._clustering import k_means_labels
@@ -38,6 +39,8 @@ _MOST_POINTS = 2000
 _COMPONENTS = 50
 
 
+# Slides may be named by numbers.
+@checked(slide=None)
 def embedding_clusters(
     adata: AnnData,
     features: str | Mapping[str, str | ArrayLike],
@@ -121,6 +124,8 @@ def embedding_clusters(
     return axes
 
 
+# Slides may be named by numbers.
+@checked(slide=None)
 def distance_agreement(
     adata: AnnData,
     features: str | Mapping[str, str | ArrayLike],

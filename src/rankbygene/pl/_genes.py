@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene._names import natural_order
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def gene_scatter(
     adata: AnnData,
     genes: str | Sequence[str],

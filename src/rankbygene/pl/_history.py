@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError, NotTrainedError
 from rankbygene.pl._style import GREY, bare, finish, open_axes, palette, root_figure
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _STYLES: tuple[LineStyleType, ...] = ("--", "-", ":", "-.")
 
 
+@checked
 def history(
     model: Any,
     keys: Sequence[str] = ("train_loss", "validation_loss"),

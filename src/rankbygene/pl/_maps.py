@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.pl._frames import one_frame
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
 
 
+# Slides may be named by numbers.
+@checked(slide=None)
 def gene_maps(
     adata: AnnData,
     genes: str | Sequence[str],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import logrank
 from rankbygene.metrics._censoring import read_flags
@@ -31,6 +32,7 @@ _Z = 1.959964
 _IN_AXES = 5
 
 
+@checked
 def kaplan_meier(
     time: ArrayLike,
     event: ArrayLike,
@@ -119,6 +121,7 @@ def kaplan_meier(
     return ax
 
 
+@checked(at=None)
 def calibration(
     predicted: ArrayLike,
     outcome: ArrayLike | None = None,

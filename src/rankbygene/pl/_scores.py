@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError
 from rankbygene.pl._intervals import CEILINGS, draw_intervals, note_undefined, order_rows
 from rankbygene.pl._style import (
@@ -37,6 +38,7 @@ LOWER_IS_BETTER = frozenset(
 )
 
 
+@checked
 def scores(
     evaluation: Any,
     metric: str | Sequence[str] = "pearson",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene._keys import Keys
 from rankbygene.data import Normalization, expression_matrix
 from rankbygene.errors import InputKeyError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Panels = dict[str, "NDArray[np.float32]"]
 
 
+@checked
 def spatial_expression(
     sdata: SpatialData,
     genes: str | Sequence[str],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._arguments import checked
 from rankbygene.data import TileReader, level_to_system
 from rankbygene.errors import InputValueError
 from rankbygene.pl._frames import one_frame
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 OVERVIEW_INCHES = 4.6
 
 
+@checked
 def tiles(
     sdata: SpatialData,
     *,

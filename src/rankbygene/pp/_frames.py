@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankbygene._checks import check_sdata
 from rankbygene.data import SpatialSetup, SpotFrame
 from rankbygene.data._annotation import array_index_of, join, read_annotation, region_rows
 from rankbygene.data._counts import check_counts
 from rankbygene.data._regions import check_region, region_centers
-from rankbygene.data._samples import check_sdata
 from rankbygene.errors import Problems
 
 if TYPE_CHECKING:

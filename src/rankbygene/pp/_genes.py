@@ -10,6 +10,8 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import rankdata
 
+from rankbygene._arguments import checked
+from rankbygene._checks import check_rows_of
 from rankbygene.data import neighbour_graph
 from rankbygene.data._panel import check_measured, first_names, gene_columns, panel_counts
 from rankbygene.errors import InputTypeError, InputValueError
@@ -29,6 +31,7 @@ PanelMethod = Literal["highly_variable", "most_expressed", "spatially_variable"]
 _TARGET_SUM = 1e4
 
 
+@checked
 def select_genes(
     sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     n_genes: int = 250,
@@ -96,6 +99,7 @@ def select_genes(
     return choose_panel(frames, n_genes, method=method, genes=genes)
 
 
+@checked
 def choose_panel(
     frames: Iterable[SpotFrame],
     n_genes: int,
@@ -137,6 +141,7 @@ def choose_panel(
     names = _shared_genes(slides, genes)
     detected = np.zeros(len(names), dtype=bool)
     ranks = np.zeros(len(names))
+    check_rows_of(rows, [frame.slide for frame in slides])
     for frame in slides:
         chosen = None if rows is None else rows[frame.slide]
         counts, totals = panel_counts(frame, gene_columns(frame, names), chosen)
@@ -151,6 +156,7 @@ def choose_panel(
     return [names[i] for i in best]
 
 
+@checked
 def check_panel(genes: Sequence[str], frames: Iterable[SpotFrame]) -> None:
     """Refuse a panel that the slides cannot serve.
 
@@ -173,6 +179,10 @@ def check_panel(genes: Sequence[str], frames: Iterable[SpotFrame]) -> None:
     if isinstance(genes, str):
         msg = f"genes is the string {genes!r}; pass a list of names, [{genes!r}]"
         raise InputTypeError(msg)
+    frames = list(frames)
+    if not frames:
+        msg = "no slide was given; at least one is needed"
+        raise InputValueError(msg)
     check_measured(genes, np.stack([gene_columns(frame, genes) >= 0 for frame in frames]))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import sparse
 
+from rankbygene._arguments import checked
 from rankbygene.data import neighbour_graph, smoothing_operator
 from rankbygene.data._counts import count_matrix
 from rankbygene.data._matrix import read_matrix
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
 
 
+@checked
 def smooth_expression(
     sdata: SpatialData,
     *,

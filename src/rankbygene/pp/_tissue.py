@@ -14,11 +14,12 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import Identity, get_transformation
 
+from rankbygene._arguments import checked
+from rankbygene._checks import check_sdata
 from rankbygene.data import frame_from_shapes
 from rankbygene.data._geometry import similarity_scale
 from rankbygene.data._images import finest_level, level_shape, level_to_system
 from rankbygene.data._registration import only_image, systems_of
-from rankbygene.data._samples import check_sdata
 from rankbygene.errors import InputKeyError, InputValueError, OutputExistsError
 from rankbygene.pp._mask import (
     number_in_windows,
@@ -38,6 +39,7 @@ _PROBE = "tissue_tiles"
 _CRUMB_UM2 = 112.0**2
 
 
+@checked
 def tile_tissue(
     sdata: SpatialData,
     image_key: str | None = None,
@@ -120,6 +122,7 @@ def tile_tissue(
     sdata.shapes[key_added] = tiles
 
 
+@checked
 def find_tissue_tiles(
     sdata: SpatialData,
     image_key: str | None = None,

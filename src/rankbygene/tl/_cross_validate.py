@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from joblib import Parallel, delayed
 
+from rankbygene._arguments import checked
 from rankbygene.data import Normalization, SpatialSetup, resolve_slides
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import with_precision
@@ -87,6 +88,7 @@ class Study:
         }
 
 
+@checked(allow_leaks=None)
 def cross_validate(
     sdatas: SpatialDatas,
     method: MethodLike | Mapping[str, MethodLike] = "rankbygene",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from rankbygene._arguments import checked_fields
 from rankbygene.data import Normalization, SpotFrame, TileReader, expression_matrix, resolve_slides
 from rankbygene.data._row_groups import RowGroups, row_groups
 from rankbygene.errors import InputTypeError, InputValueError
@@ -131,6 +132,7 @@ def frozen_backbone(
     return extract
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """The training side of a fold: all that a method may learn from.
@@ -176,6 +178,7 @@ class TrainingData:
         return row_groups(self.frames, tile_um=self.image.tile_um, normalization=self.normalization)
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class TestData:
     """The held-out side of a fold, without its counts.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._arguments import checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.tl._data import check_predictions, widest_tile
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["EnsembleMethod"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class EnsembleMethod:
     """The mean of what several methods predict, each trained on the whole training side.

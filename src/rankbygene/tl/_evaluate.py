@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.data._row_groups import row_groups
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import mae, mse, pearson
@@ -36,6 +37,7 @@ BaselineName = Literal["mean", "color", "backbone"]
 Extractor: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores of a model and of the baselines beside it.
@@ -56,6 +58,7 @@ class Evaluation:
     n_spots: dict[str, int]
 
 
+@checked
 def evaluate(
     model: BaseSpatialModel,
     sdata: SpatialDatas,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.io._hest_bench import PATCH_PX, BenchTask, patch_blocks, read_bench
 from rankbygene.model._inference import (
@@ -41,6 +42,7 @@ BenchVariant = Literal["corrected", "released"]
 PixelStats: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
 
+@checked(tasks=None, baselines=None, variant=None, seed=None, batch_size=None)
 def hest_bench(
     path: str | Path,
     encoder: str | torch.nn.Module,

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.io import atomic_file
 
 AVERAGE = "average"
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class HestBench:
     """Scores of an encoder on HEST-Bench, and of the baselines beside it.
@@ -39,6 +41,7 @@ class HestBench:
     per_gene: pd.DataFrame
     provenance: dict[str, Any]
 
+    @checked
     def to_json(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write all of it as one JSON file, completely or not at all.
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 import torch
 
+from rankbygene._arguments import check_settings, checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
+from rankbygene.model._training import check_train_kwargs
 from rankbygene.tl._ensemble import EnsembleMethod
 from rankbygene.tl._regressors import GroupRidge, HestRidge, MeanRegressor, mlp
 from rankbygene.tl._selection import NestedSelection
@@ -55,6 +57,7 @@ class Method(Protocol):
 MethodLike: TypeAlias = "str | Method | Any"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ModelMethod:
     """A model of this package with settings of its own.
@@ -90,6 +93,11 @@ class ModelMethod:
                 f"method={self.method!r} is not known; choose from {', '.join(map(repr, METHODS))}"
             )
             raise InputValueError(msg)
+        cls = METHODS[self.method]
+        own = ("sdata", "genes")
+        settings = check_settings(cls, self.model_kwargs, "model_kwargs", owned=own)
+        object.__setattr__(self, "model_kwargs", settings)
+        object.__setattr__(self, "train_kwargs", check_train_kwargs(cls, self.train_kwargs))
 
     def __call__(self, train: TrainingData) -> Predictor:
         """Train the model."""
@@ -175,6 +183,7 @@ class _Retrieval:
         return torch.where(means.isnan(), self.expression.nanmean(dim=0), means)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class FeatureMethod:
     """A scikit-learn regressor on descriptions of the tile.

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from rankbygene._arguments import checked
 from rankbygene.data import Normalization, SpatialSetup, neighbour_graph, resolve_slides
 from rankbygene.data._counts import count_matrix
 from rankbygene.data._matrix import read_matrix
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ceiling_of", "neighbour_prediction", "noise_ceiling"]
 
 
+@checked
 def noise_ceiling(
     sdatas: SpatialDatas,
     genes: Sequence[str],

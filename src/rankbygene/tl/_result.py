@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import atomic_directory
 from rankbygene.metrics import bootstrap_mean, paired_bootstrap
@@ -27,6 +28,7 @@ _ERRORS = ("mse", "mae", "nrmse")
 _KEYS = ("method", "seed", "fold", "slide", "patient", "gene")
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
     """Held-out scores of methods, with baselines and references beside them.
@@ -75,6 +77,7 @@ class CrossValidation:
         table.index.name = "method"
         return table.astype({"n_genes": int})
 
+    @checked
     def compare(self, a: str, b: str, metric: str = "pearson") -> pd.Series[float]:
         """Compare two methods on the same slides and genes.
 
@@ -88,6 +91,7 @@ class CrossValidation:
         index = ["difference", "low", "high", "p_value"]
         return pd.Series([*interval], index=index, name=f"{a} - {b}")
 
+    @checked
     def top_k(
         self, k: int = 50, *, oracle: bool = False, metric: str = "pearson"
     ) -> pd.Series[float]:
@@ -146,6 +150,7 @@ class CrossValidation:
         }
         return json.dumps(values, indent=1, default=str) + "\n"
 
+    @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write everything into a folder, completely or not at all.
 

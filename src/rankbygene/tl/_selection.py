@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.tl._data import (
@@ -31,6 +32,7 @@ __all__ = ["NestedSelection"]
 logger = logging.getLogger("rankbygene")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class NestedSelection:
     """The best of several candidates by inner cross-validation, then trained on everything.
@@ -79,6 +81,7 @@ class NestedSelection:
         """How wide the widest tile of a candidate is, in micrometres."""
         return max(widest_tile(method, image) for method in self.candidates.values())
 
+    @checked
     def inner_scores(self, train: TrainingData) -> dict[str, float]:
         """Mean Pearson of each candidate over inner folds, slides and genes."""
         folds = inner_folds(train, self.n_splits, self.widest_tile(train.image))

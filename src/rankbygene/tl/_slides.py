@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from rankbygene._arguments import checked, checked_fields
 from rankbygene._names import class_order
 from rankbygene.data import (
     BagSetup,
@@ -40,6 +41,7 @@ Task = Literal["classification", "survival"]
 Predictions = pd.DataFrame
 
 
+@checked_fields
 @dataclass(frozen=True, eq=False)
 class SlideEvaluation:
     """Scores of models of slides, side by side.
@@ -63,6 +65,7 @@ class SlideEvaluation:
     folds: pd.Series[int]
 
 
+@checked
 def cross_validate_slides(
     slides: Slides,
     clinical: pd.DataFrame,

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.train._gather import gather, gather_batch
 from rankbygene.train._grad_cache import Encoder, Tiles, encode_in_chunks
@@ -61,6 +62,7 @@ class BatchPlan(pl.LightningModule):
 
     module: Any
 
+    @checked
     def __init__(self, module: nn.Module, *, chunk_size: int | None, seed: int) -> None:
         super().__init__()
         if chunk_size is not None and chunk_size < 1:

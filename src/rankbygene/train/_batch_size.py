@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import TrainingError
 from rankbygene.train._spot_plan import Batch, SpotPlan, trained
 
 __all__ = ["find_batch_size"]
 
 
+@checked
 def find_batch_size(
     plan: SpotPlan,
     make_batch: Callable[[int], Batch],

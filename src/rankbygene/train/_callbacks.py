@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import TrainingError
 from rankbygene.nn._weights import load_shared, shared_state
 
@@ -25,6 +26,7 @@ class BestWeights(pl.Callback):
         Whether the smallest or the largest is best.
     """
 
+    @checked
     def __init__(
         self, monitor: str = "validation_loss", mode: Literal["min", "max"] = "min"
     ) -> None:
@@ -69,6 +71,7 @@ class FiniteLoss(pl.Callback):
     waits for the device.
     """
 
+    @checked
     def __init__(self, every: int = 50) -> None:
         self.every = every
         self._waiting: list[tuple[int, dict[str, torch.Tensor]]] = []

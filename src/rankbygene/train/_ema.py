@@ -8,9 +8,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rankbygene._arguments import checked
+
 __all__ = ["StartlessAverage", "default_momentum", "momentum_schedule", "update_teacher"]
 
 
+@checked
 def momentum_schedule(step: int, n_steps: int, start: float = 0.996, end: float = 1.0) -> float:
     r"""Momentum that rises from ``start`` to ``end`` along a cosine.
 
@@ -23,6 +26,7 @@ def momentum_schedule(step: int, n_steps: int, start: float = 0.996, end: float 
     return end - (end - start) * (math.cos(math.pi * step / (n_steps - 1)) + 1) / 2
 
 
+@checked
 def default_momentum(n_updates: int) -> float:
     """Momentum to start from so that the teacher forgets its initial weights.
 
@@ -61,6 +65,7 @@ class StartlessAverage:
 
 
 @torch.no_grad()
+@checked
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     r"""Move the teacher towards the student: :math:`\theta_t \leftarrow m\theta_t + (1-m)\theta_s`.
 

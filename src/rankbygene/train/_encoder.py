@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import SpotModule
 
@@ -15,6 +16,7 @@ __all__ = ["encoders_for_training"]
 
 
 @contextmanager
+@checked
 def encoders_for_training(
     module: SpotModule, *, compile: bool = False, gradient_checkpointing: bool = False
 ) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import cast
 import pandas as pd
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn import ExpressionMLP
 from rankbygene.train._spot_plan import measured_error
@@ -18,6 +19,7 @@ from rankbygene.train._spot_plan import measured_error
 __all__ = ["fit_head"]
 
 
+@checked
 def fit_head(
     module: RankByGeneModule,
     features: torch.Tensor,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.module import Encoded, NH2STModule
 from rankbygene.nn.losses import info_nce
 from rankbygene.train._batch_plan import Batch, WholeBatch
@@ -68,6 +69,7 @@ class NH2STPlan(SpotPlan):
 
     module: NH2STModule
 
+    @checked
     def __init__(
         self,
         module: NH2STModule,

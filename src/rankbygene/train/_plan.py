@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import RankByGeneModule
 from rankbygene.module._rankbygene import Network, split_widths
@@ -103,6 +104,7 @@ class RankByGenePlan(SpotPlan):
     hyper-parameters of the released code are in ``rankbygene.train.RELEASED``.
     """
 
+    @checked
     def __init__(
         self,
         module: RankByGeneModule,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import SimCLRModule
 from rankbygene.nn.losses import nt_xent
@@ -48,6 +49,7 @@ class SimCLRPlan(BatchPlan):
     :cite:p:`chen2020simclr`
     """
 
+    @checked
     def __init__(
         self,
         module: SimCLRModule,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import ImageBranch
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["shard", "whole_state"]
 
 
+@checked
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """Spread the weights of a module over the devices of a mesh, in place (FSDP2).
 
@@ -61,6 +63,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
             yield part
 
 
+@checked
 def whole_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Gather the tensors of a module from all devices, which all must ask for them."""
     from torch.distributed.tensor import DTensor

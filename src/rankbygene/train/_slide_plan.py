@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from rankbygene._arguments import checked
 from rankbygene.module import SlideModule
 
 __all__ = ["SlidePlan"]
@@ -29,6 +30,7 @@ class SlidePlan(pl.LightningModule):
         Of AdamW; the learning rate falls to zero along a cosine.
     """
 
+    @checked
     def __init__(
         self,
         module: SlideModule,

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import SpotModule
 from rankbygene.train._batch_plan import Batch, BatchPlan
@@ -43,6 +44,7 @@ class SpotPlan(BatchPlan):
         Of every random choice.
     """
 
+    @checked
     def __init__(
         self,
         module: SpotModule,

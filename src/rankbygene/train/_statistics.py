@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from rankbygene._arguments import checked
+from rankbygene.errors import InputValueError
 from rankbygene.train._ridge import Folds, fit_ridge
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["fill_unmeasured", "fit_statistics"]
 
 
+@checked
 def fit_statistics(
     layer: nn.Linear,
     statistics: NDArray[np.floating],
@@ -39,6 +42,12 @@ def fit_statistics(
         Pairs of rows to fit on and rows to judge on, of whole patients, slides or blocks, by which
         the penalty is chosen. Without any it is the number of spots, with a warning.
     """
+    if statistics.ndim != 2 or expression.ndim != 2 or len(statistics) != len(expression):
+        msg = (
+            f"statistics has the shape {statistics.shape} and expression {expression.shape}; one row "
+            "per spot is needed in both"
+        )
+        raise InputValueError(msg)
     found = fit_ridge(statistics, expression, folds)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(found.weight))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lightning.pytorch.plugins import LayerSync
 from torch import nn
 
+from rankbygene._arguments import checked
+
 __all__ = ["SyncBatchNorm"]
 
 
@@ -15,6 +17,7 @@ class SyncBatchNorm(LayerSync):
     be lost, and puts back the layers that were there.
     """
 
+    @checked
     def __init__(self) -> None:
         self._replaced: dict[str, nn.Module] = {}
 

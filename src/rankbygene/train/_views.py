@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from rankbygene._arguments import checked
+
 __all__ = [
     "Orientation",
     "color_jitter",
@@ -32,6 +34,7 @@ Draw = Callable[[], torch.Tensor]
 _LUMA = (0.299, 0.587, 0.114)
 
 
+@checked
 def weak_view(
     images: torch.Tensor,
     generator: torch.Generator,
@@ -62,6 +65,7 @@ def weak_view(
     return torch.rot90(_flip(images, draw), 1, (-2, -1))
 
 
+@checked
 def strong_view(
     images: torch.Tensor,
     generator: torch.Generator,
