@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,8 +183,47 @@ def test_what_changed_is_cut_again(
     else:
         tile[change] = {"tile_um": 20, "tile_px": 24}[change]
     after = built()
-    assert cuts == [4, 4]
+    # How the image is stored does not decide what the tiles hold.
+    assert cuts == ([4] if change == "chunks" else [4, 4])
     assert np.array_equal(after, before) == (change == "chunks")
+
+
+def test_a_spot_that_moves_a_little_keeps_its_own_tile(
+    build: SimpleNamespace, tmp_path: Path, cuts: list[int]
+) -> None:
+    rng = np.random.default_rng(0)
+    spots = np.round(rng.uniform(10, 110, (300, 2)))
+    image = build.image(build.picture(120, 160))
+
+    def frames_of(points: np.ndarray) -> dict[str, SpotFrame]:
+        return resolve_slides(build.slide(points, image=image))
+
+    TileBank.build(frames_of(spots), tile_um=4, tile_px=8, cache_dir=tmp_path)
+    for shift in (rng.normal(0, 1e-9, spots.shape), rng.uniform(-0.4, 0.4, spots.shape)):
+        moved = frames_of(spots + shift)
+        kept = TileBank.build(moved, tile_um=4, tile_px=8, cache_dir=tmp_path)
+        np.testing.assert_array_equal(kept[:], TileBank.build(moved, tile_um=4, tile_px=8)[:])
+
+
+def test_a_pixel_that_no_tile_holds_is_noticed_and_a_pipe_is_refused(
+    build: SimpleNamespace, tmp_path: Path
+) -> None:
+    pixels = build.picture()
+
+    def built() -> None:
+        slide = build.slide(image=build.image(pixels))
+        TileBank.build(resolve_slides(slide), **TILE, cache_dir=tmp_path)
+
+    built()
+    pixels = pixels.copy()
+    pixels[:, 0, 0] ^= 1
+    built()
+    assert len(files(tmp_path)) == 2
+    for path in files(tmp_path):
+        path.unlink()
+        os.mkfifo(path)
+    with pytest.raises(InputValueError, match="pipe"):
+        built()
 
 
 @pytest.mark.parametrize("damage", ["cut off", "record cut off", "empty", "flipped", "header"])

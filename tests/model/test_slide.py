@@ -122,7 +122,7 @@ def test_parts_of_another_run_are_not_mixed(
     region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
     model.predict_slide(sdata, shapes_key=region, out=out, shard=(0, 2))
     sdata.shapes[region] = sdata.shapes[region].iloc[1:]
-    with pytest.raises(ValueError, match=r"n_rows, spots.*delete the folder"):
+    with pytest.raises(ValueError, match=r"n_rows, slide \(geometry\).*delete the folder"):
         model.predict_slide(sdata, shapes_key=region, out=out)
     with pytest.raises(ValueError, match="no share"):
         model.predict_slide(sdata, shapes_key=region, out=out, shard=(2, 2))

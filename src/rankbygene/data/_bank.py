@@ -103,7 +103,8 @@ class TileBank:
         cache_dir
             Folder that keeps the tiles for other sessions, models and processes, one file per slide;
             what it holds already is not cut again. The files can be deleted at any time. A changed
-            image is told from the old one by the pixels of 32 tiles of a slide.
+            image is told from the old one by all of its pixels, for which the level that is cut is
+            decoded once whenever the cache is opened.
         cache_limit
             Bytes that the files in ``cache_dir`` may take.
 
@@ -120,10 +121,10 @@ class TileBank:
             plans = {name: reader.plan for name, reader in readers.items()}
             return cls({name: reader.read() for name, reader in readers.items()}, plans)
         if cache_dir is not None:
-            return cls._of_files(Path(cache_dir), frames, readers, cache_limit)
+            return cls._of_files(Path(cache_dir), frames, readers, cache_limit, kept=True)
         folder = Path(tempfile.mkdtemp(prefix="rankbygene-tiles-"))
         try:
-            bank = cls._of_files(folder, frames, readers, sys.maxsize)
+            bank = cls._of_files(folder, frames, readers, sys.maxsize, kept=False)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -137,11 +138,15 @@ class TileBank:
         frames: Mapping[str, SpotFrame],
         readers: Mapping[str, TileReader],
         limit: int,
+        *,
+        kept: bool,
     ) -> TileBank:
         parts: dict[str, NDArray[np.uint8]] = {}
         places: dict[str, NDArray[np.intp]] = {}
         for name, reader in readers.items():
-            parts[name], places[name] = cached_tiles(folder, frames[name], reader, limit=limit)
+            parts[name], places[name] = cached_tiles(
+                folder, frames[name], reader, limit=limit, kept=kept
+            )
         return cls(parts, {name: reader.plan for name, reader in readers.items()}, places)
 
     @property

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import secrets
 import shutil
 import warnings
 import zlib
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rankbygene.data._fingerprint import fingerprint_pixels
 from rankbygene.data._images import level_to_system
 from rankbygene.data._neighbourhoods import compact_patches
 from rankbygene.errors import InputValueError, OutputExistsError
@@ -26,11 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rankbygene")
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 # Room left on the disk for others.
 _SPARE_BYTES = 1 << 28
-# Tiles that tell one image from another; they are read again whenever the cache is opened.
-_N_SAMPLE = 32
 # Spots of a compact patch, whose tiles lie side by side in the file.
 _PATCH = 64
 _CHECKED_AT_ONCE = 1 << 26
@@ -41,17 +41,18 @@ class _DamagedError(OSError):
 
 
 def cached_tiles(
-    folder: Path, frame: SpotFrame, reader: TileReader, *, limit: int
+    folder: Path, frame: SpotFrame, reader: TileReader, *, limit: int, kept: bool = True
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """Give the tiles of a slide as a read-only memory map, cutting them if that was not done yet.
 
     There is one file per slide, named after its image and after a hash of all that its tiles depend
-    on: shape and chunks of the level, the transformation, the windows, and the pixels of some of
-    the tiles. It is an array of NumPy, followed by a record with its checksum. It appears complete
+    on: every pixel of the level, the transformation, the windows, and the order in which tiles lie in
+    the file. It is an array of NumPy, followed by a record with its checksum. It appears complete
     or not at all; of two processes that write it at once, the second takes the file of the first.
 
-    Every opening reads the whole file and compares the checksum. A damaged file is written anew
-    with a warning: it holds nothing that the image does not hold.
+    Every opening decodes the level of the image once, and reads the whole file and compares the
+    checksum. A damaged file is written anew with a warning: it holds nothing that the image does not
+    hold.
 
     Parameters
     ----------
@@ -61,6 +62,9 @@ def cached_tiles(
         The slide.
     limit
         Bytes that the files of the folder may take.
+    kept
+        Whether files may be there from earlier, or stay for later; only then the image is looked at
+        to tell them apart.
 
     Returns
     -------
@@ -73,15 +77,18 @@ def cached_tiles(
         There is no room.
     """
     # Imported here because reading and writing builds on this folder.
-    from rankbygene.io._atomic import atomic_file
+    from rankbygene.io._atomic import atomic_file, check_regular
 
-    order = np.concatenate(compact_patches(frame.centers, _PATCH))
+    # By the windows, which the key holds: spots that move by less than a pixel keep their places.
+    corners = np.column_stack([reader.plan.x0, reader.plan.y0]).astype(np.float64)
+    order = np.concatenate(compact_patches(corners, _PATCH))
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
-    key = _key(frame, reader, order)
+    key = _key(frame, reader, order) if kept else secrets.token_hex(12)
     path = folder / f"{frame.image_key}-{key}.npy"
     shape = (frame.n_obs, *reader.tile_shape)
     damaged = False
+    check_regular(path)
     if path.exists():
         try:
             return _opened(path, shape, key), places
@@ -107,12 +114,11 @@ def _key(frame: SpotFrame, reader: TileReader, order: NDArray[np.intp]) -> str:
         described: dict[str, Any] = asdict(plan)
         windows = [described.pop(name) for name in ("x0", "y0")]
         matrix = level_to_system(image, plan.level, frame.coordinate_system)
-        described |= {"format": CACHE_FORMAT, "level_shape": level.shape, "chunks": level.chunks}
+        described |= {"format": CACHE_FORMAT, "level_shape": level.shape}
         digest.update(json.dumps(described, sort_keys=True).encode())
-        for array in (*windows, matrix):
+        for array in (*windows, matrix, fingerprint_pixels(image, plan.level)):
             digest.update(np.ascontiguousarray(array).tobytes())
-    sample = order[np.linspace(0, len(order) - 1, min(_N_SAMPLE, len(order))).astype(np.intp)]
-    digest.update(reader.read(sample).tobytes())
+    digest.update(order.tobytes())
     return digest.hexdigest()
 
 
@@ -134,7 +140,7 @@ def _opened(path: Path, shape: tuple[int, ...], key: str) -> NDArray[np.uint8]:
         with path.open("rb") as handle:
             handle.seek(tiles.offset + tiles.nbytes)
             record = json.loads(handle.read())
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, SyntaxError) as error:
         msg = f"{path} is damaged ({error})"
         raise _DamagedError(msg) from error
     found = (tiles.shape, tiles.dtype, record)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import json
 import logging
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,16 @@ from rankbygene.errors import InputValueError, OutputExistsError, OutputFailedEr
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-__all__ = ["atomic_directory", "atomic_file", "fill_store", "settle", "write_sdata"]
+__all__ = [
+    "atomic_directory",
+    "atomic_file",
+    "check_regular",
+    "claim",
+    "fill_store",
+    "remove_directory",
+    "settle",
+    "write_sdata",
+]
 
 logger = logging.getLogger("rankbygene")
 
@@ -109,6 +120,90 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         sync(folder)
         check_free(path, overwrite)
         (folder / path.name).replace(path)
+
+
+def claim(
+    folder: Path, name: str, record: Mapping[str, Any], *, is_ours: Callable[[Path], bool]
+) -> Any:
+    """Let a folder say what it is for, in one file, and give what it says.
+
+    Processes that begin together all write, the first file stays. A process that was killed at any point
+    leaves what the next one takes up.
+
+    Parameters
+    ----------
+    folder
+        Made if need be.
+    name
+        Of the file.
+    record
+        What the file is to say if there is none, in values that JSON keeps.
+    is_ours
+        Whether something may lie in a folder that has lost its file, or not yet got it.
+
+    Raises
+    ------
+    InputValueError
+        The folder holds something else and no such file, or the file cannot be read.
+    """
+    file = folder / name
+    settle(file)
+    if not file.exists():
+        foreign = [] if not folder.exists() else sorted(_foreign(folder, file, is_ours))
+        # Another process may have written the file since.
+        if foreign and not file.exists():
+            msg = (
+                f"{folder} holds other files and no {name} ({', '.join(foreign[:3])}); move them away, "
+                "or pass an empty or new folder"
+            )
+            raise InputValueError(msg)
+        with contextlib.suppress(OutputExistsError), atomic_file(file) as new:
+            new.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    check_regular(file)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{file} is damaged ({error}); delete {folder}, or pass another"
+        raise InputValueError(msg) from error
+
+
+def _foreign(folder: Path, file: Path, is_ours: Callable[[Path], bool]) -> Iterator[str]:
+    """Names of what neither we nor processes that are writing the file have put into a folder."""
+    for item in list(folder.iterdir()):
+        if item != file and not is_temporary(item) and not is_ours(item):
+            yield item.name
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether something is what a process keeps beside an output while it writes it."""
+    if not re.fullmatch(r"\..+\.[a-z0-9_]{8}", path.name) or path.is_symlink():
+        return False
+    try:
+        return {item.name for item in path.iterdir()} <= {_LOCK, _NEW, _OLD}
+    except FileNotFoundError:  # gone meanwhile
+        return True
+    except OSError:
+        return False
+
+
+def check_regular(path: Path) -> None:
+    """Refuse to open pipes, devices and folders, which may block for ever.
+
+    Raises
+    ------
+    InputValueError
+        There is something of that name that is not a file.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+        msg = f"{path} is {kind}, not a file; move it away"
+        raise InputValueError(msg)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a folder in one step; what a killed process leaves of it is removed by :func:`settle`."""
+    with _temporary(path) as temporary:
+        path.rename(temporary / _NEW)
 
 
 @contextmanager

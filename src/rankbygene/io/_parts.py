@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
+import re
+import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene.errors import InputValueError, OutputExistsError
-from rankbygene.io._atomic import atomic_directory, atomic_file
+from rankbygene.errors import InputValueError
+from rankbygene.io._atomic import atomic_directory, claim, is_temporary, remove_directory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,13 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["Parts"]
 
 _JOB = "job.json"
+# What each part says of itself: its job, and kind, length and checksum of each array.
+_RECORD = "part.json"
+
+
+class _DamagedError(Exception):
+    """A part is not what was written."""
 
 
 class Parts:
     """Arrays over ``n_rows`` rows, in a folder, in parts of consecutive rows.
 
     A part is there completely or not at all. Several processes may write different parts of one
-    folder.
+    folder. Each part names its job and has checksums: one that is damaged is as good as not there.
 
     Parameters
     ----------
@@ -48,7 +57,10 @@ class Parts:
     ) -> None:
         self.folder = folder
         self.n_rows, self.part_size = n_rows, part_size
-        self._claim({**job, "n_rows": n_rows, "part_size": part_size})
+        whole = json.dumps({**job, "n_rows": n_rows, "part_size": part_size}, sort_keys=True)
+        self._digest = hashlib.sha256(whole.encode()).hexdigest()
+        self._checked: set[int] = set()
+        self._claim(json.loads(whole))
 
     def __len__(self) -> int:
         return -(-self.n_rows // self.part_size)
@@ -59,8 +71,22 @@ class Parts:
         return slice(start, min(start + self.part_size, self.n_rows))
 
     def is_done(self, part: int) -> bool:
-        """Whether a part has been written."""
-        return self._place(part).exists()
+        """Whether a part has been written, and is what was written.
+
+        Warns
+        -----
+        UserWarning
+            It is damaged, or belongs to another run, and has to be computed again.
+        """
+        if part not in self._checked and self._place(part).exists():
+            try:
+                self._check(part)
+            except (_DamagedError, OSError, ValueError, KeyError, TypeError) as error:
+                msg = f"{self._place(part)} is damaged ({error}); it is computed again"
+                warnings.warn(msg, UserWarning, stacklevel=2)
+                return False
+            self._checked.add(part)
+        return part in self._checked
 
     def is_complete(self) -> bool:
         """Whether all parts have been written."""
@@ -68,13 +94,24 @@ class Parts:
 
     def write(self, part: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the arrays of one part, each with the part's rows first."""
+        self._checked.discard(part)
+        record = {
+            "job": self._digest,
+            "part": part,
+            "arrays": {name: _described(values) for name, values in arrays.items()},
+        }
         with atomic_directory(self._place(part), overwrite=True) as place:
             for name, values in arrays.items():
                 np.save(place / f"{name}.npy", values)
+            (place / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+    def remove(self) -> None:
+        """Remove the folder; a process that is killed at it leaves nothing that stands for parts."""
+        remove_directory(self.folder)
 
     def names(self) -> list[str]:
         """Names of the arrays."""
-        return sorted(path.stem for path in self._place(0).iterdir())
+        return sorted(path.stem for path in self._place(0).glob("*.npy"))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array over all rows."""
@@ -83,6 +120,10 @@ class Parts:
     def read(self, name: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Read some rows of an array, in their order."""
         part_of_row = rows // self.part_size
+        for part in np.unique(part_of_row).tolist():
+            if not self.is_done(part):
+                msg = f"{self._place(part)} is missing or damaged; compute it again first"
+                raise InputValueError(msg)
         first = self._open(0, name)
         values = np.empty((len(rows), *first.shape[1:]), first.dtype)
         for part in np.unique(part_of_row).tolist():
@@ -91,22 +132,36 @@ class Parts:
         return values
 
     def _open(self, part: int, name: str) -> NDArray[Any]:
-        array: NDArray[Any] = np.load(self._place(part) / f"{name}.npy", mmap_mode="r")
+        try:
+            array: NDArray[Any] = np.load(self._place(part) / f"{name}.npy", mmap_mode="r")
+        except (EOFError, SyntaxError) as error:
+            msg = f"{self._place(part) / name}.npy has no header ({error})"
+            raise InputValueError(msg) from error
         return array
 
     def _place(self, part: int) -> Path:
         return self.folder / f"{part:06d}"
 
+    def _check(self, part: int) -> None:
+        """Compare a part with what it says of itself."""
+        place, rows = self._place(part), self.rows(part)
+        record = json.loads(_regular(place / _RECORD).read_text(encoding="utf-8"))
+        if (record["job"], record["part"]) != (self._digest, part):
+            msg = "it belongs to another run"
+            raise _DamagedError(msg)
+        for name, described in record["arrays"].items():
+            _regular(place / f"{name}.npy")
+            values = self._open(part, name)
+            if _described(values) != described or len(values) != rows.stop - rows.start:
+                msg = f"{name}.npy is not what was written"
+                raise _DamagedError(msg)
+
     def _claim(self, job: dict[str, Any]) -> None:
-        path = self.folder / _JOB
-        if not path.exists():
-            self._check_ours()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Processes that begin together write the same bytes, or find in what they differ.
-            with contextlib.suppress(OutputExistsError), atomic_file(path) as new:
-                new.write_text(json.dumps(job, indent=1), encoding="utf-8")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in {*job, *found} if job.get(key) != found.get(key))
+        found = claim(self.folder, _JOB, job, is_ours=_is_part)
+        if not isinstance(found, dict):
+            msg = f"{self.folder / _JOB} does not describe a run; delete the folder"
+            raise InputValueError(msg)
+        differing = sorted(_differing(job, found))
         if differing:
             msg = (
                 f"{self.folder} holds an interrupted run that differs from this one in "
@@ -114,12 +169,40 @@ class Parts:
             )
             raise InputValueError(msg)
 
-    def _check_ours(self) -> None:
-        """Refuse a folder of something else; what another process is writing is hidden."""
-        if not self.folder.exists():
-            return
-        if any(
-            item.name != _JOB and not item.name.startswith(".") for item in self.folder.iterdir()
-        ):
-            msg = f"{self.folder} holds something else; move it away, it is needed for parts of results"
-            raise InputValueError(msg)
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """Names of what differs; of parts of it, where both have parts."""
+    names = set()
+    for key in {*one, *other}:
+        mine, theirs = one.get(key), other.get(key)
+        if mine == theirs:
+            continue
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            names |= {f"{key} ({inner})" for inner in _differing(mine, theirs)}
+        else:
+            names.add(key)
+    return names
+
+
+def _is_part(path: Path) -> bool:
+    """Whether something is a part by its name and by what it holds."""
+    if is_temporary(path):
+        return True
+    if not re.fullmatch(r"[0-9]{6,}", path.name) or not path.is_dir():
+        return False
+    return all(item.name == _RECORD or item.suffix == ".npy" for item in path.iterdir())
+
+
+def _regular(path: Path) -> Path:
+    # Opening a pipe would wait for ever.
+    if not path.is_file():
+        msg = f"{path.name} is missing, or no file"
+        raise _DamagedError(msg)
+    return path
+
+
+def _described(values: NDArray[Any]) -> dict[str, Any]:
+    """Kind, shape and checksum of an array, in values that JSON keeps."""
+    plain = np.ascontiguousarray(values)
+    checksum = zlib.crc32(plain.reshape(-1).view(np.uint8).data)
+    return {"dtype": plain.dtype.str, "shape": list(values.shape), "crc32": checksum}

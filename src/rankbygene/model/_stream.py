@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -19,11 +19,12 @@ from filelock import FileLock, Timeout
 from spatialdata import SpatialData
 
 from rankbygene._keys import Keys
+from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError
-from rankbygene.io._atomic import atomic_directory, check_free, fill_store
+from rankbygene.io._atomic import atomic_directory, check_free, fill_store, settle
 from rankbygene.io._parts import Parts
 from rankbygene.model._inference import BATCH_SIZE, Precision, run_over_tiles
-from rankbygene.model._record import provenance
+from rankbygene.model._record import model_record, package_versions, plain, provenance
 from rankbygene.model._slide import slide_table
 from rankbygene.nn._weights import hash_weights
 
@@ -69,12 +70,16 @@ def predict_to_store(
     precision
         Of the network.
     """
-    check_free(out, overwrite)
     index, n_shards = _checked(shard or _launched())
+    place = out.with_name(f"{out.name}.parts")
+    settle(place)
+    if _has_no_part(index, n_shards, frame.n_obs):
+        return
+    check_free(out, overwrite)
     frame = frame.take(model._reader(frame).reading_order())
     reader = model._reader(frame)
     parts = Parts(
-        out.with_name(f"{out.name}.parts"),
+        place,
         _job(model, frame, reader, table_key) | {"precision": precision},
         n_rows=frame.n_obs,
         part_size=PART_SIZE,
@@ -103,6 +108,14 @@ def _checked(shard: tuple[int, int]) -> tuple[int, int]:
     return index, n_shards
 
 
+def _has_no_part(index: int, n_shards: int, n_rows: int) -> bool:
+    """Whether a share is empty, since there are more shares than parts; it has nothing to do or to say.
+
+    The first shares get the parts.
+    """
+    return 0 < -(-n_rows // PART_SIZE) <= index < n_shards
+
+
 def _launched() -> tuple[int, int]:
     """Rank and number of processes, as ``torchrun`` tells them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -110,20 +123,43 @@ def _launched() -> tuple[int, int]:
 
 def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) -> dict[str, Any]:
     """Describe what is computed, so that parts of something else are not taken for it."""
-    plan, spots = reader.plan, hashlib.sha256()
-    for values in (frame.instances.astype(str), plan.x0, plan.y0):
-        spots.update("\n".join(map(str, values.tolist())).encode())
+    levels = [plan.level for plan in reader.plans]
     return {
         "method": model.method,
-        "weights": hash_weights(model.module),
-        "settings": {key: str(value) for key, value in sorted(model.module_kwargs.items())},
+        "model": _model_digests(model),
         "genes": list(model.genes),
         "table": table,
         "region": frame.region,
-        "image": [frame.image_key, plan.level, *plan.shape],
-        "tile": [plan.side, plan.tile_px, *model.tile_widths],
-        "spots": spots.hexdigest(),
+        "image": frame.image_key,
+        "tile": [[plan.level, plan.side, plan.tile_px, *plan.shape] for plan in reader.plans],
+        "slide": {
+            **fingerprint_frame(frame, levels=levels, counts=False),
+            "windows": _digest(*(line for plan in reader.plans for line in (plan.x0, plan.y0))),
+            "instances": _digest(hash_texts(frame.instances)),
+        },
+        "versions": package_versions(),
     }
+
+
+def _model_digests(model: ResultsMixin) -> dict[str, str]:
+    """Tell a model by all that its predictions depend on, beside its networks the statistics layer."""
+    record = plain(model_record(model))
+    settings = {
+        key: record[key]
+        for key in ("class", "backbone", "tile", "normalization", "module", "statistics")
+    }
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return {
+        "weights": hash_weights(model.module),
+        "settings": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _compute(
@@ -198,7 +234,7 @@ def _assemble(
         with atomic_directory(out, overwrite=overwrite) as folder:
             fill_store(slide, folder)
             _fill_table(model, frame, parts, folder, table_key)
-        shutil.rmtree(parts.folder)
+        parts.remove()
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
