@@ -56,7 +56,7 @@ def test_the_heaviest_and_the_lightest_tiles_are_shown(annotated: Any) -> None:
         for ax, row in zip(line, rows, strict=True):
             shown = ax.images[0].get_array()
             np.testing.assert_array_equal(shown, reader.read(np.array([row]))[0].transpose(1, 2, 0))
-    with pytest.raises(InputValueError, match="not a number of tiles"):
+    with pytest.raises(InputValueError, match="n_tiles is 0"):
         rbg.pl.top_tiles(annotated, n_tiles=0)
 
 

@@ -78,7 +78,7 @@ def test_a_library_of_the_panel_is_that_of_all_its_genes(fit_tiny: Any, make_sli
 
 
 def test_what_is_wrong_is_named(slides: Any) -> None:
-    with pytest.raises(InputValueError, match="n_tiles=0"):
+    with pytest.raises(InputValueError, match="n_tiles is 0"):
         rbg.pl.tiles(slides[0], n_tiles=0)
     with pytest.raises(InputKeyError, match="has no region 'elsewhere'"):
         rbg.pl.tiles(slides[0], region="elsewhere")
