@@ -36,7 +36,7 @@ _PICTURES = frozenset({".jpg", ".jpeg", ".png"})
 _DISAGREEMENT = 0.05
 
 
-@checked
+@checked(um_per_px=None)
 def read_wsi(
     path: str | Path, *, name: str | None = None, um_per_px: float | None = None
 ) -> SpatialData:
