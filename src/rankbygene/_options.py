@@ -151,7 +151,11 @@ Jobs = Annotated[int, typer.Option(min=1, help="Folds that are computed at the s
 
 def names(text: str) -> Any:
     """Split a list at its commas; ``none`` is an empty one."""
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
+    found = [] if text == "none" else [name.strip() for name in text.split(",")]
+    if not all(found):
+        msg = f"{text!r} has an empty name between its commas; pass names such as a,b, or none"
+        raise InputValueError(msg)
+    return found
 
 
 def whole_number(text: str, option: str) -> int:

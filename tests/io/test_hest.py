@@ -61,7 +61,7 @@ def test_what_is_missing_is_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="pixel_size_um_estimated"):
         read_hest("S1", folder)
     (folder / "metadata" / "S1.json").write_text("{")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match=r"S1\.json cannot be read as JSON"):
         read_hest("S1", folder)
 
 

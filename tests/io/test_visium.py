@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 from rankbygene.data import TileReader, resolve_slides
+from rankbygene.errors import InputValueError
 from rankbygene.io import read_visium
 
 PITCH = 40.0  # pixels between neighbours, 100 um
@@ -80,5 +82,84 @@ def test_the_shrunk_picture_is_taken_only_when_named(folder: Path) -> None:
     sdata = read_visium(folder, dataset_id="S1")
     with pytest.raises(ValueError, match=r"image_key='S1_hires_image'"):
         resolve_slides(sdata)
-    with pytest.raises(ValueError, match=r"not a Space Ranger folder.*scalefactors"):
+    with pytest.raises(ValueError, match=r"(?s)not a Space Ranger folder.*scalefactors"):
         read_visium(folder / "spatial")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "counts cut": ("filtered_feature_bc_matrix.h5", _cut),
+    "counts of something else": (
+        "filtered_feature_bc_matrix.h5",
+        lambda f: f.write_bytes(b"x" * 99),
+    ),
+    "counts of another shape": (
+        "filtered_feature_bc_matrix.h5",
+        lambda f: h5py.File(f, "w").close(),
+    ),
+    "empty factors": ("spatial/scalefactors_json.json", lambda f: f.write_text("{}")),
+    "factors of text": ("spatial/scalefactors_json.json", lambda f: f.write_text("[1]")),
+    "no number": (
+        "spatial/scalefactors_json.json",
+        lambda f: f.write_text(f.read_text().replace("0.5", "NaN")),
+    ),
+    "no positions": ("spatial/tissue_positions_list.csv", lambda f: f.write_text("")),
+    "a column less": (
+        "spatial/tissue_positions_list.csv",
+        lambda f: f.write_text("\n".join(line.rsplit(",", 1)[0] for line in f.read_text().split())),
+    ),
+    "text for a number": (
+        "spatial/tissue_positions_list.csv",
+        lambda f: f.write_text(f.read_text().replace(",40.0,", ",left,")),
+    ),
+    "a spot less": (
+        "spatial/tissue_positions_list.csv",
+        lambda f: f.write_text("\n".join(f.read_text().split()[1:])),
+    ),
+    "a spot twice": (
+        "spatial/tissue_positions_list.csv",
+        lambda f: f.write_text(f.read_text() + f.read_text().split()[0]),
+    ),
+    "a picture cut": ("spatial/tissue_hires_image.png", _cut),
+    "the slide cut": ("full.tif", lambda f: f.write_bytes(b"II*\0" + b"x" * 99)),
+    "the slide a pipe": ("full.tif", lambda f: (f.unlink(), os.mkfifo(f))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named(folder: Path, damage: str) -> None:
+    name, spoil = DAMAGES[damage]
+    spoil(folder / name)
+    with pytest.raises(InputValueError, match=Path(name).name):
+        read_visium(folder, dataset_id="S1", fullres_image_file=folder / "full.tif")
+
+
+def test_all_that_is_wrong_is_said_at_once(folder: Path) -> None:
+    (folder / "spatial" / "tissue_positions_list.csv").rename(
+        folder / "spatial" / "tissue_positions.parquet"
+    )
+    (folder / "spatial" / "scalefactors_json.json").unlink()
+    with pytest.raises(InputValueError) as caught:
+        read_visium(folder, dataset_id="S1")
+    for text in (
+        "2 problems",
+        "scalefactors_json.json",
+        "tissue_positions.parquet, which is not read",
+    ):
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg"])
+def test_a_slide_on_its_side_is_refused_where_positions_are_meant(folder: Path, kind: str) -> None:
+    pixels = tifffile.imread(folder / "full.tif")
+    path = folder / f"turned.{kind}"
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(
+        path, **({"exif": exif} if kind == "jpg" else {"tiffinfo": {274: 6}})
+    )
+    with pytest.raises(InputValueError, match=rf"turned\.{kind} is stored on its side"):
+        read_visium(folder, dataset_id="S1", fullres_image_file=path)

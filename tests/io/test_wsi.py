@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
 import rankbygene as rbg
 from rankbygene.data import level_array, n_levels
+from rankbygene.errors import RankByGeneError
 
 HEIGHT, WIDTH = 1000, 1301
 MPP = 0.499
@@ -268,8 +269,10 @@ def test_an_unknown_scale_is_refused(tmp_path: Path, picture: Any, caplog: Any) 
     )
     with pytest.raises(ValueError, match="unknown"):
         rbg.io.read_wsi(tmp_path / "print.tif")
-    with pytest.raises(ValueError, match="0.05 to 50"):
+    with pytest.raises(ValueError, match="above 0"):
         rbg.io.read_wsi(path, um_per_px=0)
+    with pytest.raises(ValueError, match="0.05 to 50"):
+        rbg.io.read_wsi(path, um_per_px=0.01)
     known = write_svs(tmp_path / "known.svs", picture)
     rbg.io.read_wsi(known, um_per_px=0.25)
     assert "um_per_px=0.25 is used" in caplog.text
@@ -383,7 +386,7 @@ def test_an_ordinary_picture_needs_its_scale(tmp_path: Path, picture: Any) -> No
 
 
 def test_what_is_no_slide_is_named(tmp_path: Path, picture: Any, monkeypatch: Any) -> None:
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="there is no file"):
         rbg.io.read_wsi(tmp_path / "absent.svs")
     tifffile.imwrite(tmp_path / "grey.tif", picture[:, :, 0])
     with pytest.raises(ValueError, match=r"grey\.tif holds no picture of 3 or 4 channels.*YX"):
@@ -399,3 +402,50 @@ def test_what_is_no_slide_is_named(tmp_path: Path, picture: Any, monkeypatch: An
     monkeypatch.setitem(sys.modules, "openslide", None)
     with pytest.raises(ValueError, match=r"slide\.mrxs is not a TIFF.*pip install openslide"):
         rbg.io.read_wsi(tmp_path / "slide.mrxs")
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_on_its_side_is_turned_as_its_tag_says(
+    tmp_path: Path, picture: Any, kind: str, orientation: int
+) -> None:
+    small = picture[::8, ::8]
+    path = tmp_path / f"turned.{kind}"
+    if kind == "tif":
+        tag = (274, "H", 1, orientation, True)
+        resolution = {"resolution": (1e4, 2e4), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(
+            path, small, photometric="rgb", extratags=[tag], metadata=None, **resolution
+        )
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(small).save(path, exif=exif, quality=100, subsampling=0)
+    with Image.open(path) as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    slide = rbg.io.read_wsi(path, um_per_px=1.0)
+    np.testing.assert_array_equal(
+        level_array(slide["turned_image"], 0).compute(), upright.transpose(2, 0, 1)
+    )
+
+
+def test_a_damaged_slide_is_named_however_it_is_damaged(tmp_path: Path, picture: Any) -> None:
+    whole = write_svs(tmp_path / "whole.svs", picture).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.svs"
+    n_refused = 0
+    for n in range(40):
+        spoiled = bytearray(whole[: len(whole) // (n % 3 + 1)])
+        # The directories, by which everything is found, lie at the two ends.
+        places = np.r_[rng.integers(0, 64, 8), len(spoiled) - 1 - rng.integers(0, 3000, 40)]
+        spoiled = bytearray(bytes(spoiled))
+        for place in places:
+            spoiled[place] = int(rng.integers(0, 256))
+        path.write_bytes(bytes(spoiled))
+        try:
+            slide = rbg.io.read_wsi(path, um_per_px=0.5)
+            rbg.pp.tile_tissue(slide, tile_um=112)
+        except RankByGeneError as error:
+            assert "damaged" in str(error) or "tissue" in str(error) or "image" in str(error)
+            n_refused += 1
+    assert n_refused > 20

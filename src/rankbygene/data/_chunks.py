@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from zarr.storage import FsspecStore
 
 from rankbygene.data._stored import StoredImage
+from rankbygene.errors import InputValueError, RankByGeneError
 
 Position: TypeAlias = tuple[int, int]
 Chunk: TypeAlias = tuple[Position, NDArray[np.uint8]]
@@ -93,7 +94,15 @@ def _compute(
     if any(isinstance(getattr(node, "store", None), FsspecStore) for node in graph.values()):
         workers = max(workers, _REMOTE_WORKERS)
     for batch in _batches(_units(graph, links, keys), at_once=min(workers, held), at_most=held):
-        blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
+        try:
+            blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
+        except RankByGeneError:
+            raise
+        # Whatever reads the file behind the array, and whatever was mapped over it.
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            msg = f"pixels of the image cannot be read ({said}); its file is damaged or gone"
+            raise InputValueError(msg) from error
         for key, block in zip(batch, blocks, strict=True):
             yield (key[2], key[3]), block
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pandas as pd
 from rankbygene._arguments import checked
 from rankbygene._names import require_names
 from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.io._reading import reading, regular_file
 
 __all__ = ["bcnb_labels", "tcga_case", "tcga_clinical"]
 
@@ -213,13 +213,11 @@ def _report(patients: pd.DataFrame, file: Path) -> None:
 
 
 def _read_gdc(file: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(
+    with reading(regular_file(file), "a clinical table"):
+        table: pd.DataFrame = pd.read_csv(
             file, sep="\t", dtype=str, na_values=list(_GDC_MISSING), quoting=csv.QUOTE_NONE
         )
-    except (OSError, ValueError) as error:
-        msg = f"clinical table {file} cannot be read: {error}"
-        raise InputValueError(msg) from error
+    return table
 
 
 def _column(rows: pd.DataFrame, names: Sequence[str], file: Path) -> str:
@@ -259,17 +257,14 @@ def _one_per_case(rows: pd.DataFrame, column: str, case: pd.Series, file: Path) 
 
 
 def _read_sheet(file: Path) -> pd.DataFrame:
-    try:
-        if file.suffix.lower() == ".csv":
-            return pd.read_csv(file)
-        return pd.read_excel(file)
-    except ImportError as error:
-        msg = f"reading {file} needs openpyxl: `pip install rankbygene[wsi]`"
-        raise InputValueError(msg) from error
-    # A workbook is an archive.
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        msg = f"table {file} cannot be read: {error}"
-        raise InputValueError(msg) from error
+    with reading(regular_file(file), "a table"):
+        try:
+            is_text = file.suffix.lower() == ".csv"
+            table: pd.DataFrame = pd.read_csv(file) if is_text else pd.read_excel(file)
+        except ImportError as error:
+            msg = f"reading {file} needs openpyxl: `pip install rankbygene[wsi]`"
+            raise InputValueError(msg) from error
+    return table
 
 
 def _plain_name(column: object) -> str:

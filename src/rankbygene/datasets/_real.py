@@ -14,6 +14,7 @@ from rankbygene._arguments import checked
 from rankbygene._names import label_texts, natural_order
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import read_legacy_st
+from rankbygene.io._reading import reading, regular_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,7 +168,9 @@ def _read_2k(folder: Path, section: str, counts: Path) -> SpatialData:
         spot_diameter_um=55.0,
     )
     var = sdata.tables["table"].var
-    genes = pd.read_csv(folder / "mouse_genes.tsv.gz", sep="\t").set_index("gene_id")["gene_name"]
+    names = folder / "mouse_genes.tsv.gz"
+    with reading(regular_file(names), "a table of gene_id and gene_name"):
+        genes = pd.read_csv(names, sep="\t").set_index("gene_id")["gene_name"]
     symbols = genes[~genes.index.duplicated()].reindex(var.index)
     var["gene_id"] = var.index
     sdata.tables["table"].var_names = symbols.where(symbols.notna(), var.index).astype(str)
@@ -180,7 +183,8 @@ def _animals(folder: Path) -> dict[str, str]:
     if not path.is_file():
         msg = f"{path} is missing; it names the animal of each section (columns section, animal)"
         raise InputValueError(msg)
-    table = pd.read_csv(path, dtype=str)
+    with reading(path, "a table"):
+        table = pd.read_csv(path, dtype=str)
     missing = [column for column in ("section", "animal") if column not in table]
     if missing:
         msg = f"{path} has no column {missing}; it has {list(table)}"
@@ -200,7 +204,8 @@ def _clusters(path: Path, obs: pd.DataFrame) -> pd.Categorical:
     """
     from scipy.spatial import cKDTree
 
-    table = pd.read_csv(path, sep="\t", index_col=0)
+    with reading(path, "a table"):
+        table = pd.read_csv(path, sep="\t", index_col=0)
     places = _places(table, path)
     distance, nearest = cKDTree(places).query(obs[["pixel_x", "pixel_y"]].to_numpy(np.float64))
     found = np.flatnonzero(distance <= _SAME_PLACE_PX)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import anndata as ad
 import numpy as np
@@ -14,7 +15,8 @@ from rankbygene._arguments import checked
 from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
-from rankbygene.io._tiff import lazy_rgb, unreadable
+from rankbygene.io._reading import reading
+from rankbygene.io._tiff import lazy_rgb, orientation_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -85,7 +87,7 @@ def read_hest(
     centers = _positions(table, files["counts"])
     fresh = ad.AnnData(X=table.X, obs=table.obs.copy(), var=table.var.copy())
     fresh.var_names_make_unique()
-    patient = metadata.get("patient")
+    patient, diameter = metadata.get("patient"), metadata.get("spot_diameter")
     if isinstance(patient, (str, int)) and patient != "":
         fresh.obs["patient"] = str(patient)
     return assemble(
@@ -95,7 +97,7 @@ def read_hest(
         fresh,
         um_per_px=um_per_px,
         # Unknown for samples that were binned from single molecules.
-        spot_diameter_um=_positive(metadata.get("spot_diameter")) or _VISIUM_SPOT_UM,
+        spot_diameter_um=diameter if is_positive(diameter) else _VISIUM_SPOT_UM,
         scale_factors=None,
     )
 
@@ -126,31 +128,25 @@ def _download(sample_id: str) -> Path:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object; anything else is an InputValueError that names it."""
-    try:
+    with reading(path, "JSON"):
         metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path} is not JSON: {error}"
-        raise InputValueError(msg) from error
     if not isinstance(metadata, dict):
         msg = f"{path} must hold a JSON object, found {type(metadata).__name__}"
         raise InputValueError(msg)
     return metadata
 
 
-def _positive(value: object) -> float | None:
-    """Give a positive finite number, and nothing for what is absent (null or NaN in the metadata)."""
+def is_positive(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a positive finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if np.isfinite(value) and value > 0 else None
+        return False
+    return math.isfinite(value) and value > 0
 
 
 def read_table(path: Path) -> ad.AnnData:
     """Read a table whose spots have unique names; anything else is an InputValueError."""
-    try:
+    with reading(path, "h5ad"):
         table = ad.read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
-        msg = f"table {path} cannot be read as h5ad: {error}"
-        raise InputValueError(msg) from error
     if not table.obs_names.is_unique:
         repeated = table.obs_names[table.obs_names.duplicated()]
         msg = f"{path}: {len(repeated)} spots are repeated (first: {', '.join(repeated[:3])})"
@@ -174,10 +170,14 @@ def _open_image(path: Path) -> Any:
     """Open the finest level of a tiled TIFF, its first page, as a lazy array ``[3, y, x]``."""
     import tifffile
 
-    try:
+    with reading(path, "TIFF"):
         # Stays open: the pixels are read from it.
         page = tifffile.TiffFile(path).pages.first
-        store = page.aszarr()
-    except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
-        raise InputValueError(unreadable(path, error)) from error
+        store, orientation = page.aszarr(), orientation_of(page)
+    if orientation != 1:
+        msg = (
+            f"{path} is stored on its side (orientation tag), so that positions in its pixels may be "
+            "meant either way; save it upright, without the tag"
+        )
+        raise InputValueError(msg)
     return lazy_rgb(store, path, page.extrasamples[:1])

@@ -15,6 +15,7 @@ import pandas as pd
 
 from rankbygene.errors import InputKeyError, InputValueError, Problems
 from rankbygene.io._hest import read_json_object, read_table
+from rankbygene.io._reading import reading, regular_file
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -178,11 +179,8 @@ def _read_folds(folder: Path) -> tuple[tuple[BenchFold, ...], dict[str, tuple[st
 
 def _read_split(path: Path) -> dict[str, tuple[str, str]]:
     """Give the files of the patches and of the expression per sample, in the order of the file."""
-    try:
+    with reading(path, "CSV"):
         table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read as csv ({error}); {_again(path)}"
-        raise InputValueError(msg) from error
     lacking = [name for name in _COLUMNS if name not in table]
     if lacking:
         msg = f"{path} has no column {', '.join(lacking)}; it has {list(table)}"
@@ -285,12 +283,8 @@ def _dense_counts(
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        msg = f"{path} cannot be read as HDF5 ({error}); {_again(path)}"
-        raise InputValueError(msg) from error
+    with reading(regular_file(path), "HDF5"), h5py.File(path, "r") as file:
+        yield file
 
 
 def _check_there(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.sparse import csr_array
 
 from rankbygene._arguments import checked
@@ -21,6 +20,8 @@ from rankbygene.data._images import over_white
 from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
+from rankbygene.io._reading import reading, regular_file
+from rankbygene.io._tiff import ORIENTATION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,15 +128,24 @@ def read_legacy_st(
     )
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, *, turn: bool = False) -> NDArray[np.uint8]:
     """Read an RGB image ``[3, y, x]``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    turn
+        Turn a picture that is stored on its side as its orientation tag says. Without it such a picture is
+        refused: positions in its pixels may be meant either way.
 
     Raises
     ------
     InputValueError
-        The file is missing or not an image, or so large that Pillow takes it for an attack.
+        The file is missing or not an image, lies on its side, or is so large that Pillow takes it for an
+        attack.
     """
-    try:
+    with reading(regular_file(path), "an image"):
         with warnings.catch_warnings():
             # Scans of 100 megapixels are normal here; Pillow's hard limit at twice that stays.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -144,11 +154,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 if picture.mode not in _MODES:
                     msg = f"image {path} has mode {picture.mode!r}; convert it to RGB of 8 bits"
                     raise InputValueError(msg)
+                if not turn and picture.getexif().get(ORIENTATION, 1) != 1:
+                    msg = (
+                        f"image {path} is stored on its side (orientation tag), so that positions in its "
+                        "pixels may be meant either way; save it upright, without the tag"
+                    )
+                    raise InputValueError(msg)
                 clear = picture.has_transparency_data
-                pixels = np.asarray(picture.convert("RGBA" if clear else "RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        msg = f"image {path} cannot be read: {error}"
-        raise InputValueError(msg) from error
+                upright = ImageOps.exif_transpose(picture)
+                pixels = np.asarray(upright.convert("RGBA" if clear else "RGB"))
     channels = pixels.transpose(2, 0, 1)
     return over_white(channels[:3], channels[3]) if clear else channels
 
@@ -256,12 +270,9 @@ def _read_counts(path: Path) -> pd.DataFrame:
 
 def _read_table(path: Path, index_col: int | None = None) -> pd.DataFrame:
     separator = "," if ".csv" in path.suffixes else "\t"
-    try:
-        return pd.read_csv(path, sep=separator, index_col=index_col)
-    # A truncated or foreign compressed file raises one of the last three, depending on where.
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        msg = f"table {path} cannot be read: {error}"
-        raise InputValueError(msg) from error
+    with reading(regular_file(path), "a table"):
+        table: pd.DataFrame = pd.read_csv(path, sep=separator, index_col=index_col)
+    return table
 
 
 def _join(

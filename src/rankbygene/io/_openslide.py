@@ -44,7 +44,8 @@ def open_with_openslide(path: Path, obstacle: str) -> Pyramid:
         raise InputValueError(msg) from error
     try:
         slide = openslide.OpenSlide(path)
-    except (openslide.OpenSlideError, OSError) as error:
+    # Its bindings raise errors of ctypes too.
+    except Exception as error:
         msg = f"{path} {obstacle}, and OpenSlide cannot read it: {error}"
         raise InputValueError(msg) from error
     levels = [_Level(slide, i) for i in range(slide.level_count)]

@@ -16,6 +16,7 @@ import zarr
 
 from rankbygene.data._images import over_white
 from rankbygene.errors import InputValueError
+from rankbygene.io._reading import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,20 @@ logger = logging.getLogger("rankbygene")
 # Along x and y, as the file has them: numbers to be checked, or text that is none.
 PixelSize = tuple[Any, Any]
 
+# Pixels; the longest sides of slides are a quarter of it.
+_LARGEST_SIDE = 1 << 21
+ORIENTATION = 274  # tag of TIFF and of EXIF
+# Whether rows are columns, then the steps along y and x.
+_ORIENTATIONS = {
+    1: (False, 1, 1),
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
 # Stored tiles are small, and each chunk has a price of its own; this many bytes are read together.
 _CHUNK_BYTES = 1 << 22
 # The resolution of TIFF is often that of a printer: 1200 dots per inch are 21 um.
@@ -52,11 +67,26 @@ class Pyramid:
         Micrometres per pixel of the finest level along x and y, where the file tells; not checked.
     source
         Where that is written in the file, or where it was looked for in vain.
+    orientation
+        How the picture lies in the file, as the tag of TIFF says: 1 is upright.
     """
 
     levels: list[da.Array]
     um_per_px: PixelSize | None
     source: str
+    orientation: int = 1
+
+    def upright(self) -> Pyramid:
+        """Turn and mirror the levels as the orientation asks for."""
+        if self.orientation == 1:
+            return self
+        turned, steps_down, steps_right = _ORIENTATIONS[self.orientation]
+        levels: list[Any] = list(self.levels)
+        if turned:
+            levels = [level.transpose(0, 2, 1) for level in levels]
+        levels = [level[:, ::steps_down, ::steps_right] for level in levels]
+        size = self.um_per_px[::-1] if turned and self.um_per_px else self.um_per_px
+        return Pyramid(levels, size, self.source)
 
 
 def open_tiff(path: Path) -> Pyramid:
@@ -67,7 +97,7 @@ def open_tiff(path: Path) -> Pyramid:
     InputValueError
         The file is damaged, holds no colour picture, or a codec is missing.
     """
-    try:
+    with reading(path, "TIFF"):
         # Stays open: the levels read from it for as long as they live.
         tif = tifffile.TiffFile(path)
         pictures = [series for series in tif.series if _is_colour(series)]
@@ -79,9 +109,9 @@ def open_tiff(path: Path) -> Pyramid:
         _tell_others(path, pictures, slide)
         alpha = slide.keyframe.extrasamples[:1]
         levels = [lazy_rgb(slide.aszarr(level=i), path, alpha) for i in range(len(slide.levels))]
-    except (tifffile.TiffFileError, OSError) as error:
-        raise InputValueError(unreadable(path, error)) from error
-    return Pyramid(levels, *_pixel_size(tif, slide))
+        size, source = _pixel_size(tif, slide)
+        orientation = orientation_of(slide.keyframe)
+    return Pyramid(levels, size, source, orientation)
 
 
 def _tell_others(
@@ -115,14 +145,15 @@ def lazy_rgb(store: Any, path: Path, alpha: Sequence[int] = ()) -> da.Array:
     InputValueError
         The pixels cannot be decoded, or they have other dimensions.
     """
-    try:
+    with reading(path, "TIFF"):
         array: Any = zarr.open_array(store, mode="r")
         # One tile, so that a codec that is not installed or a cut-off file is told now.
         array[(slice(1),) * array.ndim]
-    except (tifffile.TiffFileError, OSError, RuntimeError, ValueError) as error:
-        raise InputValueError(unreadable(path, error)) from error
     if array.ndim != 3:
         msg = f"image {path} has {array.ndim} dimensions, needs 3 (y, x, channel)"
+        raise InputValueError(msg)
+    if not 0 < min(array.shape) <= max(array.shape) <= _LARGEST_SIDE:
+        msg = f"image {path} claims the shape {array.shape}, which no scanner makes; it is damaged"
         raise InputValueError(msg)
     # Without a name of its own an array could be taken for that of another file of the same form.
     pixels: Any = da.from_array(array, chunks=_chunks(array), name=False)  # type: ignore[no-untyped-call]
@@ -235,6 +266,7 @@ def _times(size: object, unit_um: float) -> object:
         return size
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """Say of a file that it is none, or a damaged one."""
-    return f"image {path} cannot be read as TIFF: {error}"
+def orientation_of(page: tifffile.TiffPage) -> int:
+    """How a page lies in its file; what is no orientation is taken for upright, as viewers do."""
+    value = page.tags.valueof(ORIENTATION, default=1)
+    return int(value) if value in _ORIENTATIONS else 1

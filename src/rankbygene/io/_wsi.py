@@ -21,6 +21,7 @@ from rankbygene.errors import InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 from rankbygene.io._legacy_st import read_image
 from rankbygene.io._openslide import open_with_openslide
+from rankbygene.io._reading import reading, regular_file
 from rankbygene.io._tiff import Pyramid, open_tiff
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def read_wsi(
     and generic ones, with a pyramid or without. Other slides, such as MIRAX ``.mrxs`` and DICOM, Ventana's
     ``.bif``, and older Aperio files in JPEG 2000 with YCbCr colours, need OpenSlide
     :cite:p:`goode2013openslide`, which is used where it is installed.
-    Pixels stay in the file until they are asked for. Only ``.jpg`` and ``.png``, which have no parts that
+    Pixels stay in the file until they are asked for. Pictures that lie on their side are turned as their
+    orientation tag says. Only ``.jpg`` and ``.png``, which have no parts that
     could be read alone, are decoded into memory.
 
     Parameters
@@ -77,11 +79,8 @@ def read_wsi(
     >>> slide = rbg.io.read_wsi("TCGA-A1-A0SB-01Z-00-DX1.svs")  # doctest: +SKIP
     >>> model.predict_slide(slide)  # doctest: +SKIP
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"there is no file {path}"
-        raise InputValueError(msg)
-    pyramid = _open(path)
+    path = regular_file(path)
+    pyramid = _open(path).upright()
     pixel_um = _pixel_size(pyramid, um_per_px, path)
     name = element_name(path.stem.removesuffix(".ome") if name is None else name)
     key = f"{name}_image"
@@ -93,21 +92,23 @@ def read_wsi(
 def _open(path: Path) -> Pyramid:
     try:
         with tifffile.TiffFile(path) as tif:
-            obstacle = _obstacle(tif)
+            obstacle = _obstacle(tif, path)
     except tifffile.TiffFileError:
         if path.suffix.lower() in _PICTURES:
-            pixels = da.from_array(read_image(path), chunks=(3, 1024, 1024))  # type: ignore[no-untyped-call]
+            upright = read_image(path, turn=True)
+            pixels = da.from_array(upright, chunks=(3, 1024, 1024))  # type: ignore[no-untyped-call]
             return Pyramid([pixels], None, "a picture without it")
         obstacle = "is not a TIFF file"
     return open_tiff(path) if obstacle is None else open_with_openslide(path, obstacle)
 
 
-def _obstacle(tif: tifffile.TiffFile) -> str | None:
+def _obstacle(tif: tifffile.TiffFile, path: Path) -> str | None:
     """Say what tifffile would read, but not as it looks."""
-    if tif.is_bif:
-        return "has tiles that overlap"
-    if tif.pages.first.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC:
-        return "holds YCbCr colours in JPEG 2000"
+    with reading(path, "TIFF"):
+        if tif.is_bif:
+            return "has tiles that overlap"
+        if tif.pages.first.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC:
+            return "holds YCbCr colours in JPEG 2000"
     return None
 
 

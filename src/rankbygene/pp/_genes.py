@@ -152,7 +152,11 @@ def choose_panel(
     # the names are sorted, so that a stable sort puts equal ranks in their order
     best = [i for i in np.argsort(ranks, kind="stable").tolist() if detected[i]][:n_genes]
     if len(best) < n_genes:
-        logger.info("%d genes asked for, %d are detected on every slide", n_genes, len(best))
+        logger.info(
+            "%d genes asked for; %d of those that every slide measures are detected on any",
+            n_genes,
+            len(best),
+        )
     return [names[i] for i in best]
 
 
