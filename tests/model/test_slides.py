@@ -551,3 +551,29 @@ def test_a_new_slide_of_a_held_out_patient_is_held_out_too(few: Any, tmp_path: A
     clinical.loc[train, "label"] = owner["label"]
     with pytest.raises(InputValueError, match="trained on and others that it held out"):
         SlideClassifier.load(tmp_path / "model", more, clinical)
+
+
+@pytest.mark.parametrize("Model", [SlideClassifier, SlideSurvival])
+def test_features_are_where_the_call_says_and_stay_there(
+    few: Any, Model: Any, tmp_path: Any
+) -> None:
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in few.slides.items()}
+    with pytest.raises(InputKeyError, match=r"say where they are with feature_key=..."):
+        Model(slides, few.clinical)
+    for sdata in slides.values():
+        sdata["table"].obsm["X_other"] = 1 - sdata["table"].obsm["X_features"]
+    model = Model(slides, few.clinical, feature_key="X_features", **QUICK)
+    model.train(1, **TRAIN)
+    expected = model.predict().drop(columns="split")
+    # What another model is told of the same objects, or of new ones, does not change this one.
+    Model.setup_spatialdata(slides, feature_key="X_other")
+    pd.testing.assert_frame_equal(model.predict(slides), expected)
+    model.save(tmp_path / "model")
+    copies = {name: deepcopy(sdata) for name, sdata in slides.items()}
+    Model.setup_spatialdata(copies, feature_key="X_other")
+    for found in (model, Model.load(tmp_path / "model")):
+        pd.testing.assert_frame_equal(found.predict(copies), expected, rtol=1e-4)
+    with pytest.raises(InputValueError, match="two places for features"):
+        Model(slides, few.clinical, feature_key="X_features", layer="X")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -145,6 +146,20 @@ class BagSetup:
     genes: tuple[str, ...] | None = None
 
 
+# Keyed by identity and weak: the user's object gets no extra key, and is freed when the user drops it.
+_DECLARED: WeakKeyDictionary[SpatialData, BagSetup] = WeakKeyDictionary()
+
+
+def declare_features(sdata: SpatialData, setup: BagSetup) -> None:
+    """Remember, beside the object, where the features of its tiles are."""
+    _DECLARED[sdata] = setup
+
+
+def declared_features(sdata: SpatialData, *, default: BagSetup = BagSetup()) -> BagSetup:
+    """Return what was declared for an object, or ``default``."""
+    return _DECLARED.get(sdata, default)
+
+
 @checked_fields
 @dataclass(frozen=True, eq=False)
 class TableBag:
@@ -258,8 +273,9 @@ class TableBag:
         if setup.layer is None and setup.feature_key not in self.table.obsm:
             msg = (
                 f"slide {self.name!r}: table {setup.table_key!r} has no .obsm[{setup.feature_key!r}]; "
-                f"it has {list(self.table.obsm)}. Represent its tiles first (`model.annotate`), or pass "
-                "`feature_key` or `layer`."
+                f"it has {list(self.table.obsm)}. Represent its tiles first (`model.annotate`), or say where they "
+                "are with feature_key=... or layer=... of the model or of `BagSetup`; for slides that a model "
+                "was not made of, with its `setup_spatialdata`"
             )
             raise InputKeyError(msg)
         if setup.layer not in (None, "X") and setup.layer not in self.table.layers:

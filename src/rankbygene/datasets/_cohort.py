@@ -13,7 +13,8 @@ from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale
 
 from rankbygene._arguments import checked, checked_fields
-from rankbygene.data import ArrayBag, Bag
+from rankbygene.data import ArrayBag, Bag, BagSetup
+from rankbygene.data._bags import declare_features
 from rankbygene.datasets._fields import RandomFields
 from rankbygene.datasets._synthetic import draw_genes, draw_slide
 from rankbygene.datasets._tissue import PROGRAMS
@@ -28,6 +29,7 @@ CohortKind = Literal["tables", "bags", "images"]
 
 _TILE_UM = 100.0
 _PROGRAM = "glands"
+_FEATURE_KEY = "X_features"
 
 
 @checked_fields
@@ -75,8 +77,8 @@ def synthetic_cohort(
     n_patients
         Number of patients.
     kind
-        ``"tables"``: SpatialData with features in ``.obsm["X_features"]`` and the truth in
-        ``.obs["causal"]``. ``"bags"``: :class:`~rankbygene.data.ArrayBag`. ``"images"``: H&E-like
+        ``"tables"``: SpatialData with features in ``.obsm["X_features"]``, which models of slides are
+        told of, and the truth in ``.obs["causal"]``. ``"bags"``: :class:`~rankbygene.data.ArrayBag`. ``"images"``: H&E-like
         tissue with counts, as of :func:`synthetic`, in which the burden raises the frequency of
         glands; features are the user's to compute.
     n_tiles
@@ -210,10 +212,12 @@ def _as_spatialdata(bag: ArrayBag, causal: NDArray[np.bool_]) -> SpatialData:
             {"region": pd.Categorical([region] * bag.n_tiles), "tile_id": names, "causal": causal},
             index=names,
         ),
-        obsm={"X_features": bag.features, "spatial": bag.coords},
+        obsm={_FEATURE_KEY: bag.features, "spatial": bag.coords},
     )
     parsed = TableModel.parse(table, region=region, region_key="region", instance_key="tile_id")
     shapes = ShapesModel.parse(
         bag.coords, geometry=0, radius=_TILE_UM / 2, index=pd.Index(names), transformations=systems
     )
-    return SpatialData(shapes={region: shapes}, tables={"table": parsed})
+    sdata = SpatialData(shapes={region: shapes}, tables={"table": parsed})
+    declare_features(sdata, BagSetup(feature_key=_FEATURE_KEY))
+    return sdata

@@ -10,6 +10,7 @@ from spatialdata import SpatialData
 
 from rankbygene._checks import check_sdata
 from rankbygene.data import BagSetup, SpatialSetup
+from rankbygene.data._bags import declare_features
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -58,16 +59,10 @@ def recall_setup(sdata: SpatialData, *, default: SpatialSetup | None = None) -> 
     return setup
 
 
-# Beside the other set-up: the same object can feed a model of tiles and a model of slides.
-_BAG_SETUPS: WeakKeyDictionary[SpatialData, BagSetup] = WeakKeyDictionary()
-
-
 def remember_features(sdata: SpatialDatas, setup: BagSetup) -> None:
-    """Register where the tile features of every object in ``sdata`` are."""
+    """Register where the tile features of every object in ``sdata`` are.
+
+    Beside the other set-up: the same object can feed a model of tiles and a model of slides.
+    """
     for item in each_sdata(sdata):
-        _BAG_SETUPS[item] = setup
-
-
-def recall_features(sdata: SpatialData, *, default: BagSetup) -> BagSetup:
-    """Return where the tile features of ``sdata`` are, by default where ``default`` says."""
-    return _BAG_SETUPS.get(sdata, default)
+        declare_features(item, setup)

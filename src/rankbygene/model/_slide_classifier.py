@@ -45,6 +45,9 @@ class SlideClassifier(SlideModel):
         Column that names the patient. None: every slide is a patient of its own.
     slide_key
         Column that names the slide; by default the index does.
+    feature_key, layer
+        Where the tables have the features, instead of what :meth:`setup_spatialdata` was told: a key of
+        ``.obsm``, or a layer such as predicted expression.
     unit
         ``"patient"``: the slides of a patient are one bag. ``"slide"``: each slide is learnt by
         itself, and may have a label of its own.
@@ -69,10 +72,10 @@ class SlideClassifier(SlideModel):
     Examples
     --------
     >>> import rankbygene as rbg
-    >>> cohort = rbg.datasets.synthetic_cohort(n_patients=60)
-    >>> model = rbg.model.SlideClassifier(cohort.slides, cohort.clinical)
-    >>> model.train()
-    >>> model.predict(level="patient")
+    >>> cohort = rbg.datasets.synthetic_cohort(n_patients=40)
+    >>> model = rbg.model.SlideClassifier(cohort.slides, cohort.clinical, feature_key="X_features")
+    >>> model.train(max_epochs=5)
+    >>> patients = model.predict(level="patient")
     >>> model.annotate()
     """
 
@@ -87,6 +90,8 @@ class SlideClassifier(SlideModel):
         label_key: str = "label",
         patient_key: str | None = "patient",
         slide_key: str | None = None,
+        feature_key: str | None = None,
+        layer: str | None = None,
         unit: PatientUnit = "patient",
         pooling: Pooling = "attention",
         n_hidden: int = 128,
@@ -103,6 +108,8 @@ class SlideClassifier(SlideModel):
             columns={"label": label_key},
             patient_key=patient_key,
             slide_key=slide_key,
+            feature_key=feature_key,
+            layer=layer,
             unit=unit,
             pooling=pooling,
             n_hidden=n_hidden,

@@ -101,6 +101,7 @@ class SlideFilesMixin(SlideResultsMixin):
         for name in ("seed", "unit", "on_error", "columns", "patient_key", "slide_key"):
             setattr(self, name, record[name])
         self.n_features, self.network_kwargs = record["n_features"], record["network"]
+        self.asks_features = record.get("asks_features", False)
         genes = record["setup"]["genes"]
         self.setup = BagSetup(**{**record["setup"], "genes": genes and tuple(genes)})
         self.split = pd.Series(record["split"], dtype=object, name="split")

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import check_settings, checked
+from rankbygene._checks import check_text
 from rankbygene.data import (
     BagDataModule,
     BagSetup,
@@ -20,13 +21,13 @@ from rankbygene.data import (
     resolve_bags,
     sample_bags,
 )
-from rankbygene.data._bags import TableBag
+from rankbygene.data._bags import TableBag, declared_features
 from rankbygene.data._cohort import OnError, PatientUnit, check_on_error, check_same_outcome
 from rankbygene.data._folds import hold_out_patients
 from rankbygene.errors import InputValueError
 from rankbygene.model._inference import choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
-from rankbygene.model._setup import recall_features, remember_features
+from rankbygene.model._setup import remember_features
 from rankbygene.model._slide_files import SlideFilesMixin
 from rankbygene.model._training import check_trainer, run_training, training_device
 from rankbygene.module import SlideModule
@@ -66,6 +67,8 @@ class SlideModel(SlideFilesMixin):
         columns: Mapping[str, str],
         patient_key: str | None,
         slide_key: str | None,
+        feature_key: str | None,
+        layer: str | None,
         unit: PatientUnit,
         pooling: Pooling,
         n_hidden: int,
@@ -79,9 +82,11 @@ class SlideModel(SlideFilesMixin):
             msg = f"unit={unit!r} is not known; choose 'patient' or 'slide'"
             raise InputValueError(msg)
         self.seed = choose_seed(seed)
+        self.cohort = None
         self.on_error, self.unit = on_error, unit
         self.columns, self.patient_key, self.slide_key = dict(columns), patient_key, slide_key
-        self.setup = BagSetup()
+        self.setup = _asked_setup(feature_key, layer)
+        self.asks_features = feature_key is not None or layer is not None
         self.cohort, moments = self._join(slides, clinical)
         self.setup = _setup_of(self.cohort)
         outcomes = self.cohort.clinical.drop_duplicates("patient").set_index("patient")
@@ -272,8 +277,14 @@ class SlideModel(SlideFilesMixin):
     # ---- slides and network ----------------------------------------------------------------------
 
     def _setup_for(self, sdata: SpatialData) -> BagSetup:
-        """Where features of an object are: as it was set up, else as the model's own were."""
-        setup = recall_features(sdata, default=self.setup)
+        """Where features of an object are: as they were for this model, as it was set up, else as the model's own."""
+        for bag in self.cohort.bags.values() if self.cohort is not None else ():
+            if isinstance(bag, TableBag) and bag.sdata is sdata:
+                return bag.setup
+        setup = declared_features(sdata, default=self.setup)
+        if self.asks_features:
+            own = self.setup
+            setup = replace(setup, feature_key=own.feature_key, layer=own.layer, genes=own.genes)
         return (
             setup if setup.layer is None or setup.genes else replace(setup, genes=self.setup.genes)
         )
@@ -333,6 +344,18 @@ class SlideModel(SlideFilesMixin):
         self.history_ = None
         self.training_params = {}
         self.trainer = None
+
+
+def _asked_setup(feature_key: str | None, layer: str | None) -> BagSetup:
+    if feature_key is not None and layer is not None:
+        msg = (
+            f"feature_key={feature_key!r} and layer={layer!r} are two places for features; pass one"
+        )
+        raise InputValueError(msg)
+    for name, value in (("feature_key", feature_key), ("layer", layer)):
+        if value is not None:
+            check_text(value, name)
+    return BagSetup(layer=layer) if feature_key is None else BagSetup(feature_key=feature_key)
 
 
 def _setup_of(cohort: Cohort) -> BagSetup:

@@ -39,6 +39,8 @@ class SlideResultsMixin(TrainedModel, ABC):
 
     cohort: Cohort | None
     setup: BagSetup
+    # Whether the user of the model, and not of the objects, said where features are.
+    asks_features: bool
     unit: PatientUnit
     on_error: OnError
     split: pd.Series[str]
@@ -265,6 +267,7 @@ class SlideResultsMixin(TrainedModel, ABC):
             "patient_key": self.patient_key,
             "slide_key": self.slide_key,
             "setup": asdict(self.setup),
+            "asks_features": self.asks_features,
             "n_features": self.n_features,
             "network": self.network_kwargs,
             "training": self.training_params,

@@ -44,6 +44,9 @@ class SlideSurvival(SlideModel):
         Column that names the patient. None: every slide is a patient of its own.
     slide_key
         Column that names the slide; by default the index does.
+    feature_key, layer
+        Where the tables have the features, instead of what :meth:`setup_spatialdata` was told: a key of
+        ``.obsm``, or a layer such as predicted expression.
     unit
         ``"patient"``: the slides of a patient are one bag. ``"slide"``: each slide is learnt by
         itself with the patient's outcome.
@@ -72,11 +75,11 @@ class SlideSurvival(SlideModel):
     Examples
     --------
     >>> import rankbygene as rbg
-    >>> cohort = rbg.datasets.synthetic_cohort(n_patients=60)
-    >>> model = rbg.model.SlideSurvival(cohort.slides, cohort.clinical)
-    >>> model.train()
-    >>> model.predict(level="patient")
-    >>> model.predict_survival([12, 24, 60], level="patient")
+    >>> cohort = rbg.datasets.synthetic_cohort(n_patients=40)
+    >>> model = rbg.model.SlideSurvival(cohort.slides, cohort.clinical, feature_key="X_features")
+    >>> model.train(max_epochs=5)
+    >>> patients = model.predict(level="patient")
+    >>> curves = model.predict_survival([12, 24, 60], level="patient")
     """
 
     method: ClassVar[str] = "slide_survival"
@@ -91,6 +94,8 @@ class SlideSurvival(SlideModel):
         event_key: str = "event",
         patient_key: str | None = "patient",
         slide_key: str | None = None,
+        feature_key: str | None = None,
+        layer: str | None = None,
         unit: PatientUnit = "patient",
         loss: SurvivalLoss = "cox",
         ties: Ties = "efron",
@@ -118,6 +123,8 @@ class SlideSurvival(SlideModel):
             columns={"time": time_key, "event": event_key},
             patient_key=patient_key,
             slide_key=slide_key,
+            feature_key=feature_key,
+            layer=layer,
             unit=unit,
             pooling=pooling,
             n_hidden=n_hidden,

@@ -20,6 +20,7 @@ from rankbygene.data import (
     resolve_bags,
     sample_bags,
 )
+from rankbygene.data._bags import declared_features
 from rankbygene.data._cohort import OnError, check_same_outcome
 from rankbygene.data._outcomes import check_labels, check_times
 from rankbygene.errors import InputValueError
@@ -101,7 +102,8 @@ def cross_validate_slides(
         ``"classification"`` by ``label_key``, or ``"survival"`` by ``time_key`` and ``event_key``.
     features
         Kinds of features to compare, by name: where they are in ``slides``
-        (:class:`rankbygene.data.BagSetup`), or other slides of the same names that hold them.
+        (:class:`rankbygene.data.BagSetup`), or other slides of the same names that hold them. By default
+        those that ``setup_spatialdata`` of the models was told of.
     poolings
         Models to train on each.
     baselines
@@ -138,7 +140,7 @@ def cross_validate_slides(
         {"label": label_key} if task == "classification" else {"time": time_key, "event": event_key}
     )
     cohorts = _cohorts(
-        slides, clinical, features or {"features": BagSetup()}, columns,
+        slides, clinical, features or {"features": None}, columns,
         patient_key=patient_key, slide_key=slide_key, on_error=on_error,
     )  # fmt: skip
     outcomes = next(iter(cohorts.values())).outcomes
@@ -239,7 +241,7 @@ class _Judge:
 def _cohorts(
     slides: Slides,
     clinical: pd.DataFrame,
-    features: Mapping[str, BagSetup | Slides],
+    features: Mapping[str, BagSetup | Slides | None],
     columns: Mapping[str, str],
     *,
     patient_key: str | None,
@@ -249,10 +251,9 @@ def _cohorts(
     """Give each kind of features as a cohort of the same slides."""
     found: dict[str, Any] = {}
     for name, where in features.items():
-        setup = where if isinstance(where, BagSetup) else BagSetup()
-        bags = resolve_bags(
-            slides if isinstance(where, BagSetup) else where, setup, on_error=on_error
-        )
+        setup = where if isinstance(where, BagSetup) else declared_features
+        own = slides if where is None or isinstance(where, BagSetup) else where
+        bags = resolve_bags(own, setup, on_error=on_error)
         bags, rows = join_clinical(
             bags, clinical, columns, patient_key=patient_key, slide_key=slide_key, on_error=on_error
         )
