@@ -311,7 +311,7 @@ def test_clinical_tables_are_joined_by_slide(few: Any) -> None:
 
 def test_faulty_clinical_tables_are_refused(few: Any) -> None:
     clinical, slides = few.clinical, few.slides
-    with pytest.raises(InputTypeError, match="a DataFrame with one row per slide"):
+    with pytest.raises(InputTypeError, match="of type dict; a pd.DataFrame is needed"):
         SlideClassifier(slides, clinical.to_dict())  # type: ignore[arg-type]
     with pytest.raises(InputKeyError, match="patient_key=None"):
         SlideClassifier(slides, clinical.drop(columns="patient"))
@@ -350,10 +350,10 @@ def test_faulty_clinical_tables_are_refused(few: Any) -> None:
     [
         (SlideClassifier, {"pooling": "median"}, "'attention', 'transformer'"),
         (SlideClassifier, {"class_weight": "equal"}, "'balanced'"),
-        (SlideClassifier, {"unit": "tile"}, "'patient' or 'slide'"),
-        (SlideClassifier, {"on_error": "skip"}, "'raise' or 'warn'"),
+        (SlideClassifier, {"unit": "tile"}, "'patient', 'slide'"),
+        (SlideClassifier, {"on_error": "skip"}, "'raise', 'warn'"),
         (SlideClassifier, {"validation_size": 1.0}, "below 1"),
-        (SlideSurvival, {"loss": "weibull"}, "'cox' or 'discrete'"),
+        (SlideSurvival, {"loss": "weibull"}, "'cox', 'discrete'"),
         (SlideSurvival, {"ties": "exact"}, "'efron', 'breslow'"),
         (SlideSurvival, {"n_intervals": 1}, "at least 2"),
     ],
@@ -489,10 +489,10 @@ def test_numbers_of_patients_stay_numbers_where_one_is_missing(few: Any) -> None
             **QUICK,
         )
     # rows of a table with numbers as names are the slides of these names
-    bags = dict(enumerate(few.slides.values()))
+    bags = {str(i): sdata for i, sdata in enumerate(few.slides.values())}
     table = _numbered(few, numbers).set_axis(np.arange(len(numbers), dtype=float), axis=0)
     model = SlideClassifier(bags, table, **QUICK)
-    assert list(model.cohort.bags) == [str(i) for i in bags]
+    assert list(model.cohort.bags) == list(bags)
     assert model.cohort.clinical["patient"].tolist() == expected.tolist()
     table.index = [*table.index[:-1], np.nan]
     with pytest.raises(InputValueError, match="slides in the index.*are missing"):
@@ -531,17 +531,21 @@ def test_classes_have_the_order_of_numbers_or_of_categories(few: Any) -> None:
         expected = [classes.index(str(label)) for label in model.cohort.outcomes["label"]]
         np.testing.assert_array_equal(codes, expected)
     table = few.clinical.assign(label=grades)
-    model = SlideClassifier(few.slides, table, class_weight={10: 3.0, 2: 1.0}, **QUICK)
+    model = SlideClassifier(few.slides, table, class_weight={"10": 3.0, "2": 1.0}, **QUICK)
     assert model.class_weight == [1.0, 3.0]
     model.train(1, **TRAIN)
     assert list(model.predict())[:2] == ["probability_2", "probability_10"]
 
 
 def test_a_new_slide_of_a_held_out_patient_is_held_out_too(few: Any, tmp_path: Any) -> None:
+    from spatialdata import deepcopy
+
     model = SlideClassifier(few.slides, few.clinical, validation_size=0.3, **QUICK)
     model.save(tmp_path / "model")
     owner = few.clinical.loc[model.split.index[model.split == "validation"][0]]
-    more = {"later": next(iter(few.slides.values())), **few.slides}
+    later = deepcopy(next(iter(few.slides.values())))
+    SlideClassifier.setup_spatialdata(later, feature_key="X_features")
+    more = {"later": later, **few.slides}
     clinical = pd.concat([owner.to_frame("later").T, few.clinical])
     loaded = SlideClassifier.load(tmp_path / "model", more, clinical)
     assert loaded.split["later"] == "validation"
