@@ -138,6 +138,7 @@ class FilesMixin(ModelState):
             self.backbone.name if backbone is None else backbone,
             pretrained=False,
             tile_px=self.tile_px,
+            architecture=None if backbone is not None else self.backbone.architecture,
         )
         self.fine_tuning = record.get("fine_tuning", {})  # absent from the first models
         with forked_rng(self.seed):

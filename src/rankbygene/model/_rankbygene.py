@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,8 +21,6 @@ from rankbygene.nn import color_texture_statistics
 from rankbygene.train import RankByGenePlan, fit_head, fit_statistics
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import lightning.pytorch as pl
     from numpy.typing import NDArray
 
@@ -290,7 +289,7 @@ class RankByGene(BaseSpatialModel):
         head_settings = self._settings("head_kwargs", head_kwargs)
         load_released_checkpoint(path, self.module)
         self.is_trained_ = True
-        self.training_params = {"released_checkpoint": str(path)}
+        self.training_params = {"released_checkpoint": Path(path).name}
         self._finish(self._expression_bank(), head_settings)
 
     def _finish(self, bank: ExpressionBank, head_kwargs: Mapping[str, Any]) -> None:

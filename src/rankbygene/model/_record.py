@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def model_record(model: ModelState) -> dict[str, Any]:
         "versions": package_versions(),
         "seed": model.seed,
         "setup": asdict(model.setup),
-        "backbone": asdict(model.backbone),
+        "backbone": {**asdict(model.backbone), "weights": file_name(model.backbone.weights)},
         "tile": {"um": model.tile_um, "px": model.tile_px, "widths_um": list(model.tile_widths)},
         "normalization": model.normalization.to_dict(),
         "panel_method": model.panel_method,
@@ -45,6 +46,11 @@ def model_record(model: ModelState) -> dict[str, Any]:
         "training": model.training_params,
         "scores": scores(model),
     }
+
+
+def file_name(path: str | None) -> str | None:
+    """Name of a file without its folder, which would tell of the machine and its user."""
+    return None if path is None else Path(path).name
 
 
 def scores(model: ModelState) -> dict[str, float]:

@@ -199,7 +199,9 @@ SPOT_RECORD = fields(
                 "pretrained": flag,
                 "weights": optional(text),
                 "weights_hash": text,
-            }
+                "architecture": optional(fields({"name": text, "args": entries(plain)})),
+            },
+            may_lack=frozenset({"architecture"}),
         ),
         "tile": fields({"um": _UM, "px": _PX, "widths_um": items(_UM, least=1, most=16)}),
         "normalization": fields(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import BackboneError, InputValueError
-from rankbygene.nn._hub import check_obtainable, why_not
+from rankbygene.nn._hub import check_obtainable, is_on_hub, why_not
 from rankbygene.nn._pathology import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -48,6 +48,9 @@ class BackboneSpec:
         Whether published weights were loaded, or the file they came from.
     weights_hash
         SHA-256 of the weights it started from.
+    architecture
+        Of an encoder from the hub: name and arguments by which timm builds the same network without
+        the hub.
     """
 
     name: str
@@ -59,6 +62,7 @@ class BackboneSpec:
     pretrained: bool
     weights: str | None
     weights_hash: str
+    architecture: Mapping[str, Any] | None = None
 
 
 class PooledBackbone(nn.Module):
@@ -139,6 +143,7 @@ def build_backbone(
     pretrained: bool = True,
     weights: str | Path | None = None,
     tile_px: int | None = None,
+    architecture: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, BackboneSpec]:
     """Build an image encoder.
 
@@ -157,6 +162,9 @@ def build_backbone(
     tile_px
         Side of the tiles in pixels, where it is not the encoder's own; a vision transformer then
         interpolates its position embedding.
+    architecture
+        What :class:`BackboneSpec` says of an encoder from the hub, to build it without asking the hub; its
+        weights are random then.
 
     Returns
     -------
@@ -181,13 +189,18 @@ def build_backbone(
     else:
         name, card = backbone, PATHOLOGY_BACKBONES.get(backbone)
         pretrained = pretrained and weights is None
-        created = _create(backbone, card, pretrained=pretrained, tile_px=tile_px)
+        if architecture is None:
+            created = _create(backbone, card, pretrained=pretrained, tile_px=tile_px)
+            architecture = _described_on_hub(name)
+        else:
+            created = _rebuild(architecture, name, tile_px)
         network = PooledBackbone(created, card.pooling if card else "token")
     if weights is not None:
         load_weights(network.network, Path(weights), name)
     if tile_px is not None:
         _check_patches(network.network, tile_px)
-    return network, _describe(network, name, card, pretrained, weights, tile_px)
+    spec = _describe(network, name, card, pretrained, weights, tile_px)
+    return network, replace(spec, architecture=architecture)
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -219,6 +232,28 @@ def _create(
         return _first_accepted(timm_name, sizes, pretrained=pretrained, num_classes=0, **arguments)
     except Exception as error:
         raise BackboneError(why_not(name, card, error, pretrained=pretrained)) from error
+
+
+def _described_on_hub(name: str) -> dict[str, Any] | None:
+    """Give name and arguments of an encoder's architecture; None where its name says it all."""
+    if not is_on_hub(name):
+        return None
+    from timm.models import load_model_config_from_hf
+
+    _, built, arguments = load_model_config_from_hf(name.partition(":")[2])
+    return {"name": built, "args": dict(arguments or {})}
+
+
+def _rebuild(architecture: Mapping[str, Any], name: str, tile_px: int | None) -> nn.Module:
+    built, arguments = architecture["name"], {**architecture["args"], "num_classes": 0}
+    try:
+        return _first_accepted(
+            built, _size_arguments(built, tile_px), pretrained=False, **arguments
+        )
+    # What timm raises depends on the architecture.
+    except Exception as error:
+        msg = f"the architecture {built!r} of backbone {name!r} cannot be built here ({error}); update timm"
+        raise BackboneError(msg) from error
 
 
 def _check_known(name: str) -> None:

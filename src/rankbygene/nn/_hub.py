@@ -7,7 +7,7 @@ import urllib.request
 from rankbygene.errors import BackboneError
 from rankbygene.nn._pathology import PathologyBackbone
 
-__all__ = ["check_obtainable", "why_not"]
+__all__ = ["check_obtainable", "is_on_hub", "why_not"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -36,13 +36,17 @@ def check_obtainable(name: str, card: PathologyBackbone | None, *, pretrained: b
         raise BackboneError(why_not(name, card, error, pretrained=pretrained)) from error
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a name of timm's means a repository on the hub."""
+    return name.startswith(("hf-hub:", "hf_hub:"))
+
+
 def _repository(name: str, card: PathologyBackbone | None, *, pretrained: bool) -> str:
     """Repository on the hub that will be asked; empty where none will."""
     import timm
 
-    scheme, colon, rest = name.partition(":")
-    if colon:
-        return rest.partition("@")[0] if scheme in ("hf-hub", "hf_hub") else ""
+    if ":" in name:
+        return name.partition(":")[2].partition("@")[0] if is_on_hub(name) else ""
     if not pretrained:
         return ""
     if card is not None:

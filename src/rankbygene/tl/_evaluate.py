@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -65,6 +66,7 @@ def evaluate(
     *,
     baselines: Sequence[BaselineName] = ("mean", "color", "backbone"),
     precision: AnyPrecision = FULL,
+    weights: str | Path | None = None,
 ) -> Evaluation:
     """Score a trained model on slides that it has not seen.
 
@@ -81,6 +83,9 @@ def evaluate(
         patients of these, else slides, else blocks of the only slide.
     precision
         Of the networks, as in :meth:`rankbygene.model.RankByGene.annotate`.
+    weights
+        File of the weights that the encoder started from, for the baseline ``"backbone"`` of a model that
+        was loaded: a saved model names the file without its folder.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def evaluate(
     seen = model._frames_of(None, counts=True)
     frames = model._frames_of(sdata, counts=True)
     _check_unseen(model, frames)
-    extractors = _extractors(model, baselines)
+    extractors = _extractors(model, baselines, weights)
     truth = _targets(model, frames)
     _warn_missing(truth, model.genes)
     used = {
@@ -174,11 +179,13 @@ def _check_unseen(model: BaseSpatialModel, frames: Mapping[str, SpotFrame]) -> N
             raise InputValueError(msg)
 
 
-def _extractors(model: BaseSpatialModel, baselines: Sequence[BaselineName]) -> dict[str, Extractor]:
+def _extractors(
+    model: BaseSpatialModel, baselines: Sequence[BaselineName], weights: str | Path | None
+) -> dict[str, Extractor]:
     known: dict[str, Extractor] = {}
     for name in baselines:
         if name == "backbone":
-            known[name] = _starting_backbone(model)
+            known[name] = _starting_backbone(model, weights)
         elif name in ("color", "mean"):
             known[name] = color_statistics
         else:
@@ -187,9 +194,16 @@ def _extractors(model: BaseSpatialModel, baselines: Sequence[BaselineName]) -> d
     return known
 
 
-def _starting_backbone(model: BaseSpatialModel) -> Extractor:
+def _starting_backbone(model: BaseSpatialModel, weights: str | Path | None) -> Extractor:
     """Features of the model's image encoder as it was before training."""
     spec = model.backbone
+    weights = spec.weights if weights is None else weights
+    if weights is not None and not Path(weights).is_file():
+        msg = (
+            f"the encoder started from a file {Path(weights).name!r}, which is not at {weights}; pass "
+            "weights=... with its path, or leave 'backbone' out of `baselines`"
+        )
+        raise InputValueError(msg)
     if spec.name == CUSTOM:
         msg = (
             "the baseline 'backbone' needs an encoder that can be built again by name, but this model's "
@@ -198,7 +212,7 @@ def _starting_backbone(model: BaseSpatialModel) -> Extractor:
         raise InputValueError(msg)
     with forked_rng(model.seed):
         network, again = build_backbone(
-            spec.name, pretrained=spec.pretrained, weights=spec.weights, tile_px=model.tile_px
+            spec.name, pretrained=spec.pretrained, weights=weights, tile_px=model.tile_px
         )
     if again.weights_hash != spec.weights_hash:
         msg = (
