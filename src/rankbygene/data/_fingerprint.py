@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import gammaln, xlogy
 
 from rankbygene.data._images import level_array, level_shape, level_to_system
 from rankbygene.data._panel import count_blocks
@@ -24,7 +25,9 @@ __all__ = [
     "CountFingerprints",
     "fingerprint_counts",
     "fingerprint_frame",
+    "fingerprint_gene_sets",
     "fingerprint_pixels",
+    "hash_numbers",
     "hash_texts",
 ]
 
@@ -40,10 +43,15 @@ class CountFingerprints:
         order the genes are stored. Genes without counts do not matter.
     n_detected
         Genes with counts ``[n_spots]``. Spots with few are alike by chance.
+    bits
+        How little chance has a part in equal counts ``[n_spots]``: whatever the rates of the genes,
+        another measurement by Poisson counts comes out the same with a probability of at most
+        ``2 ** -bits``. A gene with one count gives 1.4 bits, one with 40 counts 4.
     """
 
     values: NDArray[np.uint64]
     n_detected: NDArray[np.intp]
+    bits: NDArray[np.float64]
 
 
 def fingerprint_counts(frame: SpotFrame, genes: Sequence[str] | None = None) -> CountFingerprints:
@@ -64,19 +72,34 @@ def fingerprint_counts(frame: SpotFrame, genes: Sequence[str] | None = None) -> 
     InputKeyError
         The table lacks the layer.
     """
+    return fingerprint_gene_sets(frame, [genes])[0]
+
+
+def fingerprint_gene_sets(
+    frame: SpotFrame, gene_sets: Sequence[Collection[str] | None]
+) -> list[CountFingerprints]:
+    """Tell the spots of a slide by several sets of genes in one pass, see :func:`fingerprint_counts`."""
     names = frame.table.var_names
-    known = None if genes is None else names.isin(list(genes))
     of_gene = hash_texts(names)
-    values, n_detected = [], []
-    for block in count_blocks(frame):
-        kept = block if known is None else block[:, np.flatnonzero(known)]
-        part = _row_hashes(kept, of_gene if known is None else of_gene[known])
-        values.append(part.values)
-        n_detected.append(part.n_detected)
-    return CountFingerprints(
-        np.concatenate([np.zeros(0, np.uint64), *values]),
-        np.concatenate([np.zeros(0, np.intp), *n_detected]),
+    chosen = np.stack(
+        [
+            np.ones(len(names), bool) if genes is None else names.isin(list(genes))
+            for genes in gene_sets
+        ],
+        axis=1,
     )
+    of_set, shape = chosen.astype(np.uint64), (0, len(gene_sets))
+    values, n_detected = [np.zeros(shape, np.uint64)], [np.zeros(shape, np.intp)]
+    bits = [np.zeros(shape)]
+    for block in count_blocks(frame):
+        hashed, surprise = _hashed_counts(block, of_gene)
+        values.append(_mixed(hashed @ of_set))
+        n_detected.append((surprise != 0).astype(np.intp) @ chosen.astype(np.intp))
+        bits.append(surprise @ chosen.astype(np.float64))
+    joined = (np.concatenate(parts) for parts in (values, n_detected, bits))
+    return [
+        CountFingerprints(*columns) for columns in zip(*(part.T for part in joined), strict=True)
+    ]
 
 
 def fingerprint_frame(
@@ -146,15 +169,34 @@ def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:
     return values
 
 
-def _row_hashes(counts: sparse.csr_array, of_gene: NDArray[np.uint64]) -> CountFingerprints:
-    """Add up a hash of each gene and its count, row by row."""
+def hash_numbers(numbers: NDArray[np.uint64], of: NDArray[np.uint64] | None = None) -> Any:
+    """Hash each number by itself, or each beside what ``of`` stands for; 0 is never given."""
+    values = _mixed(numbers) if of is None else _mixed(_mixed(numbers) + of)
+    return np.where(values == 0, np.uint64(1), values)
+
+
+def _hashed_counts(
+    counts: sparse.csr_array, of_gene: NDArray[np.uint64]
+) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Put a hash of each gene and its count in the place of each count, and the count's bits."""
     counts.sum_duplicates()
     counts.eliminate_zeros()
-    amounts = counts.data.astype(np.int64).view(np.uint64)
+    amounts = counts.data.astype(np.int64)
     hashed = counts.astype(np.uint64)
-    hashed.data = _mixed(of_gene[counts.indices] + _mixed(amounts))
-    values = hashed @ np.ones(counts.shape[1], np.uint64)
-    return CountFingerprints(_mixed(values), np.diff(counts.indptr).astype(np.intp))
+    hashed.data = _mixed(of_gene[counts.indices] + _mixed(amounts.view(np.uint64)))
+    surprise = counts.copy()
+    surprise.data = _BITS[np.clip(amounts, 0, len(_BITS) - 1)]
+    return hashed, surprise
+
+
+def _bits_of_counts(n: int) -> NDArray[np.float64]:
+    """Give ``-log2`` of the largest probability that any Poisson law has for each count below ``n``."""
+    counts = np.arange(n, dtype=np.float64)
+    bits: NDArray[np.float64] = (counts - xlogy(counts, counts) + gammaln(counts + 1)) / np.log(2)
+    return bits
+
+
+_BITS = _bits_of_counts(1024)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 
 from rankbygene._arguments import check_settings, checked
@@ -27,8 +26,8 @@ from rankbygene.model._files import FilesMixin
 from rankbygene.model._inference import BATCH_SIZE, choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
+from rankbygene.model._seen import SpotRecord
 from rankbygene.model._setup import recall_setup, remember_setup
-from rankbygene.model._state import spot_ids
 from rankbygene.model._training import (
     check_trainer,
     default_max_epochs,
@@ -42,7 +41,6 @@ from rankbygene.pp import check_panel, choose_panel
 from rankbygene.train import encoders_for_training
 
 if TYPE_CHECKING:
-    from rankbygene.data import SpotFrame, SpotSplit
     from rankbygene.data._datamodule import Tiles
     from rankbygene.data._split import SplitBy
     from rankbygene.model._setup import SpatialDatas
@@ -162,9 +160,10 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             split = split.sample(frames, max_spots, self._drawn_together)
         self._use(frames, split)
         self.split_note = split.note
-        self.split_labels = label_spots(self.frames, self.split)
         self.panel_method = panel_method if isinstance(genes, int) else "given"
         self.genes = self._train_panel(genes, panel_method)
+        self.record = SpotRecord.of(self.frames, self.split, self.genes)
+        self.is_recorded = True
         with forked_rng(self.seed):
             self.module = self._build_module(network)
         self._start_untrained()
@@ -296,6 +295,7 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
                 **batches,
                 **plan_kwargs,
             }
+            self._record_split()
             run_training(self, plan, datamodule, max_epochs=epochs, **runner, **trainer_kwargs)
         return bank
 
@@ -348,10 +348,3 @@ def _shuffle_window(inputs: Tiles, batch_size: int) -> int | None:
     if n_bytes <= MEMORY_LIMIT:
         return None
     return max(batch_size, len(inputs) * MEMORY_LIMIT // (4 * n_bytes))
-
-
-def label_spots(frames: Mapping[str, SpotFrame], split: SpotSplit) -> pd.Series[str]:
-    """Split label of every spot, indexed by spot id."""
-    ids = np.concatenate([spot_ids(frame) for frame in frames.values()])
-    labels = np.concatenate([split.labels[name] for name in frames])
-    return pd.Series(labels.astype(str), index=ids)

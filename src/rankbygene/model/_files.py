@@ -24,16 +24,15 @@ from rankbygene.model._folder import (
 )
 from rankbygene.model._random import forked_rng
 from rankbygene.model._record import model_record
+from rankbygene.model._seen import SpotRecord
 from rankbygene.model._setup import recall_setup
-from rankbygene.model._state import ModelState, spot_ids
+from rankbygene.model._state import ModelState
 from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
 from rankbygene.nn._statistics import STATISTICS_VERSION
 from rankbygene.pp import check_panel
 
 if TYPE_CHECKING:
     from rankbygene.model._setup import SpatialDatas
-
-LABELS = ("train", "validation", "test", "buffer", "unused")
 
 
 class FilesMixin(ModelState):
@@ -113,10 +112,7 @@ class FilesMixin(ModelState):
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = module_tensors(self.module)
-        codes = pd.Categorical(self.split_labels, categories=LABELS).codes
-        tensors["split.labels"] = torch.from_numpy(np.array(codes, np.int8))
-        ids = self.split_labels.index.to_numpy(np.uint64).view(np.int64)
-        tensors["split.ids"] = torch.from_numpy(ids.copy())
+        tensors["split.labels"], tensors["split.ids"] = self.record.to_tensors()
         return tensors
 
     def _restore(
@@ -144,9 +140,8 @@ class FilesMixin(ModelState):
         with forked_rng(self.seed):
             set_fine_tuning(network, **self.fine_tuning)
             self.module = self._build_module(network)
-        labels = np.array(LABELS, object)[tensors.pop("split.labels").numpy()]
-        ids = tensors.pop("split.ids").numpy().view(np.uint64)
-        self.split_labels = pd.Series(labels, index=ids)
+        self.record = SpotRecord.from_tensors(tensors.pop("split.labels"), tensors.pop("split.ids"))
+        self.is_recorded = True
         load_module(self.module, tensors, repr(self.backbone.name))
         self._start_untrained()
         self.is_trained_ = record["is_trained"]
@@ -166,10 +161,7 @@ class FilesMixin(ModelState):
             )
             raise InputValueError(msg) from error
         self._check_tiles(frames)
-        labels = {
-            name: self.split_labels.reindex(spot_ids(frame)).to_numpy(object)
-            for name, frame in frames.items()
-        }
+        labels = {name: self.record.labels_of(frame, self.genes) for name, frame in frames.items()}
         known = any(pd.notna(values).any() for values in labels.values())
         split = (
             SpotSplit(
@@ -190,6 +182,7 @@ class FilesMixin(ModelState):
             )
         )
         self._use(frames, split)
+        self.is_recorded = known
 
 
 def _check_statistics(record: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from rankbygene.model._inference import (
 )
 from rankbygene.model._record import provenance
 from rankbygene.model._slide import slide_frame, slide_table
-from rankbygene.model._state import ModelState, spot_ids
+from rankbygene.model._state import ModelState
 from rankbygene.model._stream import predict_to_store
 
 if TYPE_CHECKING:
@@ -336,7 +336,11 @@ class ResultsMixin(ModelState):
     def _slide_result(self, frame: SpotFrame, precision: AnyPrecision) -> SlideResult:
         values = self._run(frame, precision=precision)
         # A slide or spot that the model never saw is test data.
-        split = self.split_labels.reindex(spot_ids(frame)).fillna("test").to_numpy(object)
+        if self.is_recorded and self.frames.get(frame.slide) is frame:
+            labels = self.split.labels[frame.slide].astype(object)
+        else:
+            labels = self.record.labels_of(frame, self.genes)
+        split = np.where(pd.isna(labels), "test", labels)
         return SlideResult(values["latent"], values["expression"], split)
 
     def _check_genes(self, gene_list: Sequence[str] | None) -> list[str]:

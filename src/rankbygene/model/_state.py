@@ -13,6 +13,7 @@ import torch
 from rankbygene._arguments import checked
 from rankbygene.data import TileBank, plan_tiles, resolve_slides
 from rankbygene.errors import InputValueError, Problems
+from rankbygene.model._seen import SpotRecord
 from rankbygene.model._setup import recall_setup
 from rankbygene.model._trained import TrainedModel
 
@@ -47,7 +48,8 @@ class ModelState(TrainedModel, ABC):
     module_kwargs: dict[str, Any]
     fine_tuning: dict[str, Any]  # arguments of rankbygene.nn.set_fine_tuning
     split_note: str
-    split_labels: pd.Series[str]  # label of every spot of the model's own data, by spot id
+    record: SpotRecord  # of every spot of the model's own data, also where no data is attached
+    is_recorded: bool  # whether `record` covers `split`: not for new data until it is trained on
     training_params: dict[str, Any]
     validation_pearson: pd.Series[float]  # per gene of the panel
     cache_dir: Path | None = None  # where tiles are kept between sessions; not saved
@@ -92,6 +94,17 @@ class ModelState(TrainedModel, ABC):
     @abstractmethod
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
         """Map expression ``[B, n_genes]`` to the gene branch's representation."""
+
+    @property
+    def split_labels(self) -> pd.Series[str]:
+        """Label of every spot of the model's own data, in the order of the slides."""
+        return pd.Series(self.record.labels.astype(str))
+
+    def _record_split(self) -> None:
+        """Remember the spots of data that was attached and is about to be trained on."""
+        if not self.is_recorded:
+            self.record = self.record.joined(SpotRecord.of(self.frames, self.split, self.genes))
+            self.is_recorded = True
 
     @property
     def tile_widths(self) -> tuple[float, ...]:
@@ -161,17 +174,3 @@ class ModelState(TrainedModel, ABC):
         )
         self._check_tiles(frames)
         return frames
-
-
-def spot_ids(frame: SpotFrame) -> NDArray[np.uint64]:
-    """Identify spots across sessions by slide, name and position.
-
-    Barcodes repeat from slide to slide, so that a name alone would take a new slide's spot for
-    one the model has trained on.
-    """
-    texts = [
-        f"{frame.slide}|{name}|{x:.2f}|{y:.2f}"
-        for name, (x, y) in zip(frame.obs_names, frame.centers, strict=True)
-    ]
-    ids: NDArray[np.uint64] = pd.util.hash_array(np.array(texts, object), categorize=False)
-    return ids

@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import checked, checked_fields
+from rankbygene.data._panel import first_names
 from rankbygene.data._row_groups import row_groups
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, Problems
 from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
-from rankbygene.model._state import spot_ids
+from rankbygene.model._seen import USED
 from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.nn._backbone import CUSTOM
 from rankbygene.tl._data import expression_of
@@ -94,20 +95,19 @@ def evaluate(
     Raises
     ------
     InputValueError
-        A spot to be scored was used in training, or the model has no training data.
+        A spot to be scored was used in training, whatever it or its slide is called, in whatever
+        order or part; or the model does not have all of its training data.
     """
     model._check_trained()
     precision = choose_precision(precision, model.device)
     seen = model._frames_of(None, counts=True)
     frames = model._frames_of(sdata, counts=True)
     _check_unseen(model, frames)
+    _check_own(model)
     extractors = _extractors(model, baselines, weights)
     truth = _targets(model, frames)
     _warn_missing(truth, model.genes)
-    used = {
-        name: np.flatnonzero(np.isin(model.split.labels[name], ["train", "validation"]))
-        for name in seen
-    }
+    used = {name: np.flatnonzero(np.isin(model.split.labels[name], USED)) for name in seen}
     targets = np.concatenate([values[used[name]] for name, values in _targets(model, seen).items()])
     train = _features(model, seen, extractors, used, precision)
     test = _features(model, frames, extractors, None, precision)
@@ -168,15 +168,31 @@ def summarise(per_gene: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_unseen(model: BaseSpatialModel, frames: Mapping[str, SpotFrame]) -> None:
-    trained = model.split_labels.index[model.split_labels.isin(["train", "validation"])]
+    problems = Problems()
     for name, frame in frames.items():
-        n_seen = int(np.isin(spot_ids(frame), trained).sum())
-        if n_seen:
+        seen = np.isin(model.record.labels_of(frame, model.genes), USED)
+        if seen.any():
             msg = (
-                f"{n_seen} of {frame.n_obs} spots of slide {name!r} were used in training, so their "
-                "score would say nothing; pass slides that the model has not seen"
+                f"{seen.sum()} of {frame.n_obs} spots of slide {name!r} were used in training (first: "
+                f"{first_names(frame.obs_names[seen])}), so their score would say nothing; pass slides, "
+                "or parts of slides, that the model has not seen"
             )
-            raise InputValueError(msg)
+            with problems.collect():
+                raise InputValueError(msg)
+    problems.raise_if_any()
+
+
+def _check_own(model: BaseSpatialModel) -> None:
+    """Refuse baselines that would be fitted on other spots, or on fewer, than the model was."""
+    n_held = sum(int(np.isin(labels, USED).sum()) for labels in model.split.labels.values())
+    n_used = model.record.n_used
+    if not model.is_recorded or n_held < n_used:
+        msg = (
+            f"baselines are fitted on the {n_used} spots that the model was trained on, of which the data "
+            f"attached to it has {n_held if model.is_recorded else 'none'}; load the model with all of its "
+            "training slides"
+        )
+        raise InputValueError(msg)
 
 
 def _extractors(

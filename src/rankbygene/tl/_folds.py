@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 
 from rankbygene._names import label_texts
 from rankbygene.data._blocks import buffer_between, spatial_blocks
-from rankbygene.data._counts import count_matrix
+from rankbygene.data._identity import shared_spots
 from rankbygene.data._panel import first_names
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
@@ -104,11 +103,14 @@ def make_folds(
     check_folding(groups, n_splits, allow_leaks)
     if groups == "block":
         wide = "window" in allow_leaks
-        return _block_folds(frames, n_splits or _N_BLOCKS, tile_um, normalization, wide)
-    if groups == "spot":
-        return _spot_folds(frames, n_splits or _N_SPOT_FOLDS, allow_leaks, seed)
-    folds = _group_folds(frames, groups, n_splits)
+        folds = _block_folds(frames, n_splits or _N_BLOCKS, tile_um, normalization, wide)
+    elif groups == "spot":
+        folds = _spot_folds(frames, n_splits or _N_SPOT_FOLDS, allow_leaks, seed)
+    else:
+        folds = _group_folds(frames, groups, n_splits)
     _check_copies(frames, folds)
+    if groups in ("block", "spot"):
+        return folds
     if "window" not in allow_leaks:
         check_pixels(frames, folds, tile_um)
     if "patient" not in allow_leaks:
@@ -325,20 +327,43 @@ def _share_an_image(a: SpotFrame, b: SpotFrame) -> bool:
 
 
 def _check_copies(frames: Mapping[str, SpotFrame], folds: Sequence[Fold]) -> None:
-    """Refuse one slide under two names on two sides."""
-    prints = {name: _fingerprint(frame) for name, frame in frames.items()}
+    """Refuse spots that are trained on under one name and held out under another.
+
+    A slide that is there twice on the same side of every fold counts twice in training or in the
+    mean of the scores, but leaks nothing, and is let pass.
+    """
+    crossing = {
+        pair for fold in folds for pair in _pairs_across(fold, list(frames)) if pair[0] != pair[1]
+    }
+    shared = shared_spots(frames, sorted(crossing, key=str))
     for fold in folds:
-        for test in fold.test:
-            copies = [name for name in fold.train if prints[name] == prints[test]]
-            if copies:
+        for pair, rows in shared.items():
+            one, other = (
+                _sides(fold, name, frames[name])[own]
+                for name, own in zip(pair, rows.T, strict=True)
+            )
+            n_across = int(np.count_nonzero(one * other < 0))
+            if n_across:
+                held, trained = pair if one[one * other < 0][0] > 0 else pair[::-1]
                 msg = (
-                    f"slides {test!r} and {copies[0]!r} hold the same counts, and one would be trained "
-                    "on while the other is held out; drop one of them"
+                    f"slides {held!r} and {trained!r} hold the same counts: {n_across} spots of {held!r} "
+                    f"that fold {fold.name!r} holds out would be trained on in {trained!r}, whatever "
+                    "their names and order. Drop one of the slides, or keep both on one side (the same "
+                    "value in the column of obs that `groups` names)"
                 )
                 raise InputValueError(msg)
 
 
-def _fingerprint(frame: SpotFrame) -> str:
-    counts = count_matrix(frame.table, frame.setup.layer)[frame.rows]
-    sums = [np.asarray(counts.sum(axis=axis), np.float64).ravel() for axis in (0, 1)]
-    return hashlib.sha256(b"".join(values.tobytes() for values in sums)).hexdigest()
+def _pairs_across(fold: Fold, order: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of slides, each in the given order, with spots on different sides."""
+    place = {name: i for i, name in enumerate(order)}
+    for test, train in product(fold.test, fold.train):
+        yield (test, train) if place[test] < place[train] else (train, test)
+
+
+def _sides(fold: Fold, name: str, frame: SpotFrame) -> NDArray[np.int8]:
+    """Give 1 for spots held out, -1 for those trained on, 0 for others."""
+    sides = np.zeros(frame.n_obs, np.int8)
+    sides[fold.test.get(name, [])] = 1
+    sides[fold.train.get(name, [])] = -1
+    return sides
