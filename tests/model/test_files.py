@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,40 @@ def test_data_without_the_panel_cannot_be_attached(
     sdata.tables["table"] = table[:, ~table.var_names.isin(model.genes[:6])].copy()
     with pytest.raises(ValueError, match="6 of 12 genes.*without data"):
         rbg.model.RankByGene.load(folder, sdata)
+
+
+def test_folders_of_one_id_per_spot_are_still_read(
+    model: Any, slides: Any, folder: Path, tmp_path: Path
+) -> None:
+    """Ids of slide, name and place, which know the spots by the same names only."""
+    from safetensors.torch import load_file, save_file
+
+    texts = [
+        f"{frame.slide}|{name}|{x:.2f}|{y:.2f}"
+        for frame in model.frames.values()
+        for name, (x, y) in zip(frame.obs_names, frame.centers, strict=True)
+    ]
+    ids = pd.util.hash_array(np.array(texts, object), categorize=False)
+    former = copy(folder, tmp_path / "former")
+    tensors = load_file(former / "model.safetensors")
+    tensors["split.ids"] = torch.from_numpy(ids.view(np.int64).copy())
+    save_file(tensors, former / "model.safetensors")
+    record = json.loads((former / "model.json").read_text())
+    digest = hashlib.sha256((former / "model.safetensors").read_bytes()).hexdigest()
+    (former / "model.json").write_text(json.dumps(record | {"format": 1, "sha256": digest}))
+    rbg.model.load(former).save(tmp_path / "again")
+    for place in (former, tmp_path / "again"):
+        loaded = rbg.model.load(place, slides)
+        for name, labels in model.split.labels.items():
+            np.testing.assert_array_equal(loaded.split.labels[name], labels)
+        with pytest.raises(ValueError, match="were used in training"):
+            rbg.tl.evaluate(loaded, slides[0], baselines=())
+
+
+def test_splits_are_attached_whatever_slides_are_called(
+    model: Any, slides: Any, folder: Path
+) -> None:
+    loaded = rbg.model.load(folder, {"x": slides[2], "y": slides[0], "z": slides[1]})
+    own = list(model.split.labels.values())
+    for name, labels in zip("xyz", (own[2], own[0], own[1]), strict=True):
+        np.testing.assert_array_equal(loaded.split.labels[name], labels)

@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import spatialdata as sd
 import torch
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -411,3 +412,22 @@ def test_the_ceiling_is_what_the_true_rates_reach(make_slides: Any) -> None:
     assert ceiling[signal < 0.1].mean() < 0.5
     with pytest.raises(ValueError, match="n_splits is 0"):
         rbg.tl.noise_ceiling(slide, genes, n_splits=0)
+
+
+@pytest.mark.parametrize("kind", ["whole", "shuffled", "one short", "a few", "fewer genes"])
+def test_copies_under_another_patient_are_refused(
+    patients: Any, cross_validate: Any, kind: str
+) -> None:
+    slide = patients[0]
+    n = slide["table"].n_obs
+    order = np.random.default_rng(0).permutation(n)
+    rows = {"shuffled": order, "one short": np.arange(1, n), "a few": order[:3]}.get(
+        kind, np.arange(n)
+    )
+    table = slide["table"][rows, : 15 if kind == "fewer genes" else None].copy()
+    table.obs["patient"] = "somebody else"
+    table.obs_names = [f"x{i}" for i in range(len(rows))]
+    elements = {name: element for _, name, element in slide.gen_spatial_elements()}
+    copy = sd.SpatialData.init_from_elements({**elements, "table": table})
+    with pytest.raises(ValueError, match=f"'a' and 'c' hold the same counts: {len(rows)} spots"):
+        cross_validate({"a": slide, "b": patients[1], "c": copy}, "ridge")
