@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from rankbygene.data._matrix import matrix_blocks
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
@@ -69,7 +68,7 @@ def holds_counts(frame: SpotFrame) -> bool:
     if np.dtype(matrix.dtype).kind not in "biuf":
         return False
     values = (
-        block.data if sparse.issparse(block) else np.asarray(block)
+        block if isinstance(block, np.ndarray) else block.data
         for block in matrix_blocks(matrix, frame.rows)
     )
     return all(

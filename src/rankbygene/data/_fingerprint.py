@@ -169,7 +169,9 @@ def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:
     return values
 
 
-def hash_numbers(numbers: NDArray[np.uint64], of: NDArray[np.uint64] | None = None) -> Any:
+def hash_numbers(
+    numbers: NDArray[np.uint64], of: NDArray[np.uint64] | None = None
+) -> NDArray[np.uint64]:
     """Hash each number by itself, or each beside what ``of`` stands for; 0 is never given."""
     values = _mixed(numbers) if of is None else _mixed(_mixed(numbers) + of)
     return np.where(values == 0, np.uint64(1), values)

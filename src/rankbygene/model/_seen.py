@@ -114,8 +114,8 @@ class SpotRecord:
             matched = match_spots(new, self._prints(known))
             hit = matched >= 0
             best[hit] = np.minimum(best[hit], ranks[known[matched[hit]]])
-        names: NDArray[np.object_] = np.array([*_RANKED, None], object)
-        return names[best]
+        labels: NDArray[np.object_] = np.array([*_RANKED, None], object)[best]
+        return labels
 
     def _prints(self, rows: NDArray[np.intp]) -> SpotPrints:
         all_genes, panel, *sites, pixels = self.ids[rows, 1:-1].T
