@@ -1,15 +1,17 @@
-"""The numbers that a page prints are the numbers that its code prints."""
+"""The numbers that a page prints are the numbers that its code prints, and tutorials run."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
+TUTORIALS = DOCS.parent / "tutorials"
 PAGES = ["user_guide/how_scores_mislead.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
@@ -39,3 +41,19 @@ def test_code_prints_what_the_page_says(page: str) -> None:
         assert NUMBER.sub("#", found) == NUMBER.sub("#", expected), code
         for a, b in zip(NUMBER.findall(found), NUMBER.findall(expected), strict=True):
             assert abs(value(a) - value(b)) <= TOLERANCE * unit(b), (code, found)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_tutorials_run_and_print_what_they_say(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    names: dict[str, object] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(compile("".join(cell["source"]), path.name, "exec"), names)
+        printed = (o["text"] for o in cell["outputs"] if o.get("name") == "stdout")
+        assert out.getvalue() == "".join(line for text in printed for line in text)

@@ -172,6 +172,30 @@ def test_neighbours_across_the_split_are_missing() -> None:
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("n_spots", "expected"), [(180, 1.7), (500, 1.7), (2_000, 1.8), (8_000, 1.9)]
+)
+def test_patches_encode_fewer_than_two_tiles_per_spot(n_spots, expected) -> None:
+    """The row of the user guide's table, which says what the neighbours of NH2ST cost."""
+    side = int(np.ceil(np.sqrt(n_spots)))
+    expression = ExpressionBank(
+        values=np.zeros((n_spots, 1), np.float32),
+        measured=np.ones((1, 1), bool),
+        slide_of_row=np.zeros(n_spots, np.int64),
+        genes=("a",),
+        slides=("A",),
+    )
+    centers = np.stack(np.divmod(np.arange(n_spots), side), axis=1) * 200.0
+    tiles = np.zeros((n_spots, 3, 1, 1), np.uint8)
+    rows = {"train": np.arange(n_spots)}
+    module = NeighbourhoodDataModule(tiles, expression, rows, [centers], patch_size=32)
+    epochs = [
+        sum(len(batch["spot"]) for batch in module.train_dataloader()) / n_spots for _ in range(4)
+    ]
+    assert np.mean(epochs) == pytest.approx(expected, abs=0.06)
+    assert max(epochs) < 2
+
+
 def test_alone_there_is_one_tile_per_spot() -> None:
     module = make({"train": np.arange(N - 20), "test": np.arange(N - 20, N)}, n=1, patch_size=1)
     for batch in module.train_dataloader():

@@ -34,6 +34,9 @@ def snapshot(sdata: Any) -> dict[str, Any]:
         "uns": sorted(set(table.uns) - OURS["uns"]),
         "attrs": dict(sdata.attrs),
         "elements": sorted(f"{kind}/{name}" for kind, name, _ in sdata.gen_elements()),
+        "pixels": {
+            name: rbg.data.level_array(image, 0).compute() for name, image in sdata.images.items()
+        },
         "radii": {name: shapes.radius.to_numpy().copy() for name, shapes in sdata.shapes.items()},
         "systems": {
             name: str(get_transformation(element, get_all=True))
@@ -81,6 +84,32 @@ def test_fit_adds_our_keys_and_nothing_else(make_slides: Any, fit_tiny: Any) -> 
         assert list(table.obs["rankbygene_split"].cat.categories) == ["train", "validation", "test"]
     labels = pd.concat([sdata["table"].obs["rankbygene_split"] for sdata in slides])
     assert set(labels) == {"train", "validation"}
+
+
+def test_the_panel_is_chosen_on_training_spots(make_slides: Any) -> None:
+    panels = []
+    for poisoned in (False, True):
+        slides = {f"s{i}": sdata for i, sdata in enumerate(make_slides(3))}
+        table = slides["s2"]["table"]
+        if poisoned:
+            # What is rare elsewhere is by far the most expressed and the most variable where it is held out.
+            rare = int(
+                np.argmin(sum(np.asarray(s["table"].X.sum(0)).ravel() for s in slides.values()))
+            )
+            counts = table.X.toarray()
+            counts[::2, rare] += 100_000
+            table.X = type(table.X)(counts)
+        rbg.model.RankByGene.setup_spatialdata(slides)
+        model = rbg.model.RankByGene(
+            slides,
+            backbone="test_resnet",
+            pretrained=False,
+            tile_px=32,
+            genes=5,
+            validation_slides=["s2"],
+        )
+        panels.append(model.genes)
+    assert panels[0] == panels[1]
 
 
 def test_results_chain_with_scanpy_and_survive_a_store(
