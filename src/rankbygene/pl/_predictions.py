@@ -93,7 +93,7 @@ def measured_and_predicted(
     if _is_whole(truth) and not _is_whole(predicted):
         problem = "holds counts"
     elif found is not None:
-        limit = float(normalization.from_counts(np.array(normalization.target_sum)))
+        limit = float(normalization.from_counts(np.array([normalization.target_sum]))[0])
         largest = _largest(truth)
         if largest > limit * (1 + 1e-6):
             problem = f"holds values up to {largest:g}, which that scale cannot reach"
