@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import pandas as pd
 import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
@@ -13,8 +13,8 @@ from torch import nn
 
 import rankbygene as rbg
 from rankbygene.data._row_groups import RowGroups
-from rankbygene.errors import InputValueError
 from rankbygene.nn import N_STATISTICS
+from rankbygene.nn._first_statistics import first_color_texture_statistics
 from rankbygene.train import fit_statistics
 from rankbygene.train._ridge import fit_ridge
 
@@ -62,7 +62,37 @@ def test_the_prediction_is_the_mean_of_network_and_statistics(
     again = rbg.model.RankByGene.load(tmp_path / "model").get_normalized_expression(new)
     np.testing.assert_array_equal(again.to_numpy(), mixed)
     record = json.loads((tmp_path / "model" / "model.json").read_text())
-    del record["statistics"]  # as the first models had it
+    assert record["statistics"] == 2
+
+
+def test_the_first_models_predict_by_the_statistics_that_they_were_fitted_on(
+    slides: list[Any], fit_tiny: Any, tmp_path: Path
+) -> None:
+    model = fit_tiny(slides, model_kwargs={"tile_px": 32, "statistics": True}, key_added="first")
+    model.module.statistics_version = 1
+    before = model.get_normalized_expression(slides[0])
+    model.save(tmp_path / "model")
+    # As the first version wrote it: no word of statistics, one checksum.
+    record = json.loads((tmp_path / "model" / "model.json").read_text())
+    del record["statistics"], record["checksum"]
+    record |= {"format": 1, "sha256": record["sha256"]["model.safetensors"]}
     (tmp_path / "model" / "model.json").write_text(json.dumps(record))
-    with pytest.raises(InputValueError, match="statistics=True by a version"):
-        rbg.model.load(tmp_path / "model")
+    loaded = rbg.model.load(tmp_path / "model")
+    pd.testing.assert_frame_equal(loaded.get_normalized_expression(slides[0]), before)
+    loaded.save(tmp_path / "again")
+    again = rbg.model.load(tmp_path / "again")
+    pd.testing.assert_frame_equal(again.get_normalized_expression(slides[0]), before)
+
+
+def test_the_first_statistics_are_what_they_were() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, 9, 7), generator=generator, dtype=torch.uint8)
+    found = first_color_texture_statistics(images)[0]
+    # Written down from version 0.1.0; the last two spreads are of a single gradient.
+    first = [0.52586, 0.29445, 0.12235, 0.57647, 0.93961, 0.461, 0.26241, 0.12392]
+    last = [0.06805, 0.04981, 0.03692, 0.06758, 0.01261, np.nan, np.nan, 0.00891, 0.00891]
+    np.testing.assert_allclose(found[:8], first, atol=1e-5)
+    np.testing.assert_allclose(found[24:34], [
+        0.17109, 0.31929, 0.16286, 0.13866, 0.30546, 0.08575, 0.1199, 0.05708, 0.06576, 0.13338,
+    ], atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(found[-9:], last, atol=1e-5)

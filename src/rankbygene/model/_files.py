@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +27,6 @@ from rankbygene.model._seen import SpotRecord
 from rankbygene.model._setup import recall_setup
 from rankbygene.model._state import ModelState
 from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
-from rankbygene.nn._statistics import STATISTICS_VERSION
 from rankbygene.pp import check_panel
 
 if TYPE_CHECKING:
@@ -102,7 +100,6 @@ class FilesMixin(ModelState):
         tensors = read_tensors(folder)
         model = cls.__new__(cls)
         with building(folder):
-            _check_statistics(record)
             model._restore(record, tensors, backbone)
         model.history_ = read_history(folder)
         model.cache_dir = None if cache_dir is None else Path(cache_dir)
@@ -140,6 +137,9 @@ class FilesMixin(ModelState):
         with forked_rng(self.seed):
             set_fine_tuning(network, **self.fine_tuning)
             self.module = self._build_module(network)
+        if hasattr(self.module, "statistics_version"):
+            # The first models did not say, and had the first definition.
+            self.module.statistics_version = record.get("statistics") or 1
         self.record = SpotRecord.from_tensors(tensors.pop("split.labels"), tensors.pop("split.ids"))
         self.is_recorded = True
         load_module(self.module, tensors, repr(self.backbone.name))
@@ -183,17 +183,6 @@ class FilesMixin(ModelState):
         )
         self._use(frames, split)
         self.is_recorded = known
-
-
-def _check_statistics(record: Mapping[str, Any]) -> None:
-    """Refuse weights that were fitted on statistics of tiles as an earlier version had them."""
-    if record["module"].get("statistics") and record.get("statistics") != STATISTICS_VERSION:
-        msg = (
-            "this model was saved with statistics=True by a version that describes tiles in another way, "
-            "so that its predictions would be wrong here; load it with that version "
-            f"({record['versions']['rankbygene']}), or train it again"
-        )
-        raise InputValueError(msg)
 
 
 def _json_numbers(values: pd.Series[float]) -> list[float | None]:

@@ -17,7 +17,6 @@ from rankbygene.model._inference import BATCH_SIZE
 from rankbygene.model._random import forked_rng
 from rankbygene.model._training import validation_pearson
 from rankbygene.module import RankByGeneModule, load_released_checkpoint
-from rankbygene.nn import color_texture_statistics
 from rankbygene.train import RankByGenePlan, fit_head, fit_statistics
 
 if TYPE_CHECKING:
@@ -329,9 +328,7 @@ class RankByGene(BaseSpatialModel):
     ) -> None:
         blocks = np.split(rows, np.arange(BATCH_SIZE, len(rows), BATCH_SIZE))
         statistics = [
-            color_texture_statistics(
-                torch.from_numpy(self.tiles[block][:, :3]).to(self.device)
-            ).cpu()
+            self.module.describe(torch.from_numpy(self.tiles[block][:, :3]).to(self.device)).cpu()
             for block in blocks
         ]
         measured = bank.measured[bank.slide_of_row[rows]]

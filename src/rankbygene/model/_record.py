@@ -12,7 +12,6 @@ import numpy as np
 
 from rankbygene.data import plan_tiles
 from rankbygene.model._inference import choose_precision
-from rankbygene.nn._statistics import STATISTICS_VERSION
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
@@ -40,7 +39,7 @@ def model_record(model: ModelState) -> dict[str, Any]:
         "panel_method": model.panel_method,
         "genes": list(model.genes),
         "module": model.module_kwargs,
-        "statistics": STATISTICS_VERSION if model.module_kwargs.get("statistics") else None,
+        "statistics": getattr(model.module, "statistics_version", None),
         "fine_tuning": model.fine_tuning,
         "split": model.split_note,
         "training": model.training_params,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from rankbygene.errors import InputValueError, Problems
+from rankbygene.nn._statistics import STATISTICS_VERSION
 
 __all__ = ["MAX_BYTES", "SLIDE_RECORD", "SPOT_RECORD", "check_record"]
 
@@ -216,6 +217,7 @@ SPOT_RECORD = fields(
         "panel_method": text,
         "genes": items(text, least=1, unique=True),
         "module": entries(plain),
+        "statistics": optional(whole(1, STATISTICS_VERSION)),
         "fine_tuning": fields(
             {
                 "fine_tune": choice("full", "last_n", "lora", "none"),
@@ -228,8 +230,8 @@ SPOT_RECORD = fields(
         "scores": entries(number()),
         "validation_pearson": items(optional(number(-1.0001, 1.0001))),
     },
-    # The first models could not be fine-tuned in part.
-    may_lack=frozenset({"fine_tuning"}),
+    # The first models could not be fine-tuned in part, and knew one kind of statistics.
+    may_lack=frozenset({"fine_tuning", "statistics"}),
 )
 
 SLIDE_RECORD = fields(

@@ -21,6 +21,8 @@ from rankbygene.nn import (
     color_texture_statistics,
     orientations,
 )
+from rankbygene.nn._first_statistics import first_color_texture_statistics
+from rankbygene.nn._statistics import STATISTICS_VERSION
 
 __all__ = ["ImageBranch", "RankByGeneModule", "split_widths"]
 
@@ -99,6 +101,7 @@ class RankByGeneModule(SpotModule):
         pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__(n_genes, pixel_mean, pixel_std)
+        self.statistics_version = STATISTICS_VERSION
         if head not in ("joint", "frozen"):
             msg = f"head={head!r} is not known; choose 'joint' or 'frozen'"
             raise InputValueError(msg)
@@ -196,9 +199,14 @@ class RankByGeneModule(SpotModule):
         if self.statistics is not None:
             # Weights of correlated statistics are large and cancel: half precision would not do.
             with torch.autocast(images.device.type, enabled=False):
-                linear = self.statistics(color_texture_statistics(images[:, :3]))
+                linear = self.statistics(self.describe(images[:, :3]))
             predicted = (predicted + linear) / 2
         return torch.stack(features).mean(0), predicted
+
+    def describe(self, images: torch.Tensor) -> torch.Tensor:
+        """Colour and texture statistics of tiles, as the weights of ``statistics`` were fitted on."""
+        first = self.statistics_version == 1
+        return first_color_texture_statistics(images) if first else color_texture_statistics(images)
 
 
 def split_widths(images: torch.Tensor) -> torch.Tensor:

@@ -56,7 +56,7 @@ def color_texture_statistics(images: torch.Tensor) -> torch.Tensor:
     percentile of the absolute Laplacian (20), 0 where a tile has too few pixels.
     """
     values = _unit(images)
-    parts = [_color(values), _optical_density(values)]
+    parts = [_color(values), optical_density(values)]
     weights = torch.tensor(_LUMA, dtype=values.dtype, device=images.device)
     luma = torch.einsum("c,bchw->bhw", weights, values)
     for _ in range(_N_SCALES):
@@ -75,7 +75,8 @@ def _color(values: torch.Tensor) -> torch.Tensor:
     return torch.cat(statistics, dim=2).flatten(1)
 
 
-def _optical_density(values: torch.Tensor) -> torch.Tensor:
+def optical_density(values: torch.Tensor) -> torch.Tensor:
+    """Mean and spread per channel and the three correlations of channels in [0, 1], ``[B, 9]``."""
     density = -torch.log(values.clamp(min=1 / 255)).flatten(2)
     centered = density - density.mean(2, keepdim=True)
     spread = centered.square().mean(2).sqrt()
