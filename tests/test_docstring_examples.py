@@ -33,7 +33,6 @@ NOT_RUN = {
     "rbg.io.read_wsi": "needs a file",
     "rbg.io.read_bag_h5": "needs a file",
     "rbg.io.repair_store": "needs a store",
-    "rbg.pp.smooth_expression": "scanpy's normalize_total fails on sparse arrays in some versions",
     "rbg.datasets.tcga_clinical": "needs a table of the portal",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 
 from rankbygene._arguments import checked
 from rankbygene.datasets._fields import RandomFields
@@ -230,7 +230,7 @@ def _count_table(
     counts = rng.poisson(mean).astype(np.float32)
     counts[counts.sum(1) == 0, 0] = 1
     return ad.AnnData(
-        X=csr_array(counts),
+        X=csr_matrix(counts),
         obs=pd.DataFrame(index=[f"spot_{i}" for i in range(n_spots)]),
         var=pd.DataFrame(
             {"image_driven": genes.image_driven}, index=[f"gene_{i}" for i in range(n_genes)]

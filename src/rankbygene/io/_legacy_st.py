@@ -12,7 +12,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
-from scipy.sparse import csr_array
+from scipy.sparse import csr_matrix
 
 from rankbygene._arguments import checked
 from rankbygene._names import number_text, require_names
@@ -112,7 +112,7 @@ def read_legacy_st(
     obs = positions[list(obs_columns)].copy()
     obs["array_row"], obs["array_col"] = np.rint(index[:, ::-1]).astype(np.int64).T
     table = ad.AnnData(
-        X=csr_array(matrix.to_numpy(np.float32)),
+        X=csr_matrix(matrix.to_numpy(np.float32)),
         obs=obs,
         var=pd.DataFrame(index=matrix.columns.astype(str)),
     )
