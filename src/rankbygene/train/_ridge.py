@@ -5,18 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankbygene.errors import InputValueError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["RIDGE_PENALTIES", "Linear", "fit_ridge"]
 
-Folds: TypeAlias = "Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]"
+Folds: TypeAlias = Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 RIDGE_PENALTIES = np.logspace(-2, 7, 19)
 # A column whose spread is less than this share of the usual one is a constant that happens to move:
