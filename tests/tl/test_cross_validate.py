@@ -355,12 +355,16 @@ def test_texture_tells_rough_from_smooth_at_the_same_colours() -> None:
 
 
 def test_nested_selection_takes_what_is_best_inside(patients: Any, cross_validate: Any) -> None:
-    # A constant prediction has no correlation; what is best must not be decided by NaN.
+    # A constant prediction has no correlation; to choose by, it counts as none.
     chosen = NestedSelection({"constant": "mean", "fitted": "ridge"})
     found = cross_validate(patients, {"tuned": chosen}, references=())
-    notes = found.runs.set_index("method").loc["tuned", "note"]
-    assert notes.str.fullmatch(r"chose fitted \(constant: nan, fitted: -?0\.\d+\)").all()
-    assert found.summary.loc["tuned", "pearson"] == found.summary.loc["ridge", "pearson"]
+    notes = found.runs.query("method == 'tuned'").set_index("fold")["note"]
+    parts = notes.str.extract(r"^chose (\w+) \(constant: 0\.000, fitted: (-?0\.\d+)\)$")
+    np.testing.assert_array_equal(parts[0] == "fitted", parts[1].astype(float) > 0)
+    scores = found.per_gene.set_index(["method", "fold", "gene"])["pearson"]
+    for fold, chosen in parts[0].items():
+        taken = "ridge" if chosen == "fitted" else "mean"
+        pd.testing.assert_series_equal(scores["tuned", fold], scores[taken, fold])
     with pytest.raises(ValueError, match="no candidates"):
         NestedSelection({})
 

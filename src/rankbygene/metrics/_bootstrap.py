@@ -10,7 +10,7 @@ import numpy as np
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
-from rankbygene.metrics._inputs import as_matrix, as_pair, group_codes, nanmean
+from rankbygene.metrics._inputs import as_matrix, as_pair, check_same_rows, group_codes, nanmean
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -190,6 +190,8 @@ def bootstrap_interval(
     True
     """
     _check_options(n, level)
+    named = {f"array {i}": values for i, values in enumerate(arrays, start=1)}
+    check_same_rows(**named, groups=groups)
     columns = [np.asarray(values) for values in arrays]
     lengths = {len(column) if column.ndim else 0 for column in columns}
     if len(lengths) != 1 or lengths == {0}:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rankbygene.errors import InputTypeError, InputValueError
-from rankbygene.metrics._inputs import as_matrix
+from rankbygene.metrics._inputs import as_matrix, check_same_rows
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -82,7 +82,7 @@ def read_outcome(
     InputValueError
         If the lengths differ, a value is missing, a time is negative, or an event is not 0 or 1.
     """
-    check_same_patients(**{f"{prefix}time": time, f"{prefix}event": event})
+    check_same_rows(**{f"{prefix}time": time, f"{prefix}event": event})
     times = complete_column(time, f"{prefix}time")
     events = read_flags(event, f"{prefix}event", len(times), ("seen", "censored"))
     if (times < 0).any():
@@ -115,29 +115,6 @@ def read_flags(
         msg = f"{name} holds {found[:5].tolist()}; {needed}, such as `{name} == {found[-1]:g}`"
         raise InputValueError(msg)
     return flags.astype(bool)
-
-
-def check_same_patients(**columns: ArrayLike | None) -> None:
-    """Check that columns which are Series or tables name the same rows in the same order.
-
-    Raises
-    ------
-    InputValueError
-        They do not: values would be taken of different patients.
-    """
-    named = {
-        name: values.index
-        for name, values in columns.items()
-        if isinstance(values, (pd.Series, pd.DataFrame))
-    }
-    first = next(iter(named), "")
-    for name, index in named.items():
-        if not index.equals(named[first]):
-            msg = (
-                f"{first} and {name} have different rows, or the same in another order; bring them into "
-                f"one (`{name}.loc[{first}.index]`), or pass arrays"
-            )
-            raise InputValueError(msg)
 
 
 def complete_column(values: ArrayLike, name: str, n_rows: int | None = None) -> NDArray[np.float64]:

@@ -71,7 +71,13 @@ def pearson(
     >>> pearson(truth, np.array([[1.0, 0.0], [2.0, 5.0], [3.0, 2.0]]))
     array([ 1., nan])
     """
-    return mean_over_groups(_pearson, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _pearson,
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
+        groups,
+        patients,
+        average,
+    )
 
 
 @checked
@@ -101,7 +107,13 @@ def spearman(
     InputValueError, InputTypeError
         As in :func:`pearson`.
     """
-    return mean_over_groups(_spearman, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _spearman,
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
+        groups,
+        patients,
+        average,
+    )
 
 
 @checked
@@ -135,7 +147,13 @@ def concordance(
     InputValueError, InputTypeError
         As in :func:`pearson`.
     """
-    return mean_over_groups(_concordance, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _concordance,
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
+        groups,
+        patients,
+        average,
+    )
 
 
 @checked

@@ -49,7 +49,13 @@ def variance_ratio(
     InputValueError, InputTypeError
         As in :func:`pearson`.
     """
-    return mean_over_groups(_variance_ratio, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _variance_ratio,
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
+        groups,
+        patients,
+        average,
+    )
 
 
 @checked
@@ -84,7 +90,7 @@ def relative_variation_distance(
     """
     return mean_over_groups(
         lambda true, pred: (_variance_ratio(true, pred) - 1) ** 2,
-        as_pair(y_true, y_pred),
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
         groups,
         patients,
         average,
@@ -132,7 +138,7 @@ def jensen_shannon(
     InputTypeError
         If the values are not numbers.
     """
-    true, pred = as_pair(y_true, y_pred)
+    true, pred = as_pair(y_true, y_pred, groups=groups, patients=patients)
     if (true < 0).any():
         msg = (
             f"y_true holds {(true < 0).sum()} negative values; shares of expression need counts "
@@ -180,7 +186,9 @@ def auc_expressed(
     InputTypeError
         If the values are not numbers.
     """
-    true, pred = as_pair(expressed, y_pred, ("expressed", "y_pred"))
+    true, pred = as_pair(
+        expressed, y_pred, ("expressed", "y_pred"), groups=groups, patients=patients
+    )
     if (true < 0).any():
         msg = f"expressed holds {(true < 0).sum()} negative values; pass counts or a boolean mask"
         raise InputValueError(msg)

@@ -62,7 +62,9 @@ def mse(
     InputTypeError
         If the values are not numbers.
     """
-    return mean_over_groups(_mse, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _mse, as_pair(y_true, y_pred, groups=groups, patients=patients), groups, patients, average
+    )
 
 
 @checked
@@ -94,7 +96,9 @@ def mae(
     InputTypeError
         If the values are not numbers.
     """
-    return mean_over_groups(_mae, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _mae, as_pair(y_true, y_pred, groups=groups, patients=patients), groups, patients, average
+    )
 
 
 @checked
@@ -140,7 +144,7 @@ def nrmse(
         raise InputValueError(msg)
     return mean_over_groups(
         lambda true, pred: _nrmse(true, pred, normalizer),
-        as_pair(y_true, y_pred),
+        as_pair(y_true, y_pred, groups=groups, patients=patients),
         groups,
         patients,
         average,
@@ -179,7 +183,9 @@ def r2(
     InputTypeError
         If the values are not numbers.
     """
-    return mean_over_groups(_r2, as_pair(y_true, y_pred), groups, patients, average)
+    return mean_over_groups(
+        _r2, as_pair(y_true, y_pred, groups=groups, patients=patients), groups, patients, average
+    )
 
 
 def _mse(true: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -137,7 +137,7 @@ def gene_correlation_agreement(
     InputTypeError
         If the values are not numbers.
     """
-    return float(mean_over_groups(_agreement, as_pair(y_true, y_pred), groups)[0])
+    return float(mean_over_groups(_agreement, as_pair(y_true, y_pred, groups=groups), groups)[0])
 
 
 def _vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

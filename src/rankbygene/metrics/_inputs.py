@@ -45,16 +45,23 @@ def as_matrix(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def as_pair(
-    y_true: ArrayLike, y_pred: ArrayLike, names: tuple[str, str] = ("y_true", "y_pred")
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    names: tuple[str, str] = ("y_true", "y_pred"),
+    **labels: ArrayLike | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read two matrices of one shape; a value missing in one is missing in both.
+
+    ``labels`` are those of their rows, such as the slides.
 
     Raises
     ------
     InputValueError
-        If the shapes differ, or both are tables whose rows or columns have different names.
+        If the shapes differ, both are tables whose rows or columns have different names, or labels
+        are named as other rows are.
     """
     check_same_names(y_true, y_pred, names)
+    check_same_rows(**{names[0]: y_true, names[1]: y_pred}, **labels)
     true, pred = as_matrix(y_true, names[0]), as_matrix(y_pred, names[1])
     if true.shape != pred.shape:
         msg = f"{names[0]} has the shape {true.shape} and {names[1]} {pred.shape}; they have to be equal"
@@ -77,6 +84,29 @@ def check_same_names(first: ArrayLike, second: ArrayLike, names: tuple[str, str]
         labelled = all(hasattr(labels, "tolist") for labels in found)
         if labelled and found[0].tolist() != found[1].tolist():  # type: ignore[union-attr]
             msg = f"{names[0]} and {names[1]} are tables with different {axis}; reindex one like the other"
+            raise InputValueError(msg)
+
+
+def check_same_rows(**columns: ArrayLike | None) -> None:
+    """Check that columns which are Series or tables name the same rows in the same order.
+
+    Raises
+    ------
+    InputValueError
+        They do not: values would be taken of different rows.
+    """
+    named = {
+        name: values.index
+        for name, values in columns.items()
+        if isinstance(values, (pd.Series, pd.DataFrame))
+    }
+    first = next(iter(named), "")
+    for name, index in named.items():
+        if not index.equals(named[first]):
+            msg = (
+                f"{first} and {name} have different rows, or the same in another order; bring them into "
+                f"one (`{name}.loc[{first}.index]`), or pass arrays"
+            )
             raise InputValueError(msg)
 
 
@@ -206,7 +236,8 @@ def as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
     if labels.ndim != 1 or labels.size == 0:
         msg = f"{name} has the shape {labels.shape}; one value per row is needed"
         raise InputValueError(msg)
-    if n_missing := int(np.sum(pd.isna(labels))):
+    # As objects, since numpy makes the text "nan" of a NaN among texts.
+    if n_missing := int(np.sum(pd.isna(np.asarray(values, dtype=object)))):
         msg = f"{name} holds {n_missing} missing values; leave those rows out"
         raise InputValueError(msg)
     return labels

@@ -78,7 +78,7 @@ def moran_agreement(
     InputTypeError
         If the values are not numbers, or the graph is not sparse.
     """
-    true, pred = as_pair(y_true, y_pred)
+    true, pred = as_pair(y_true, y_pred, groups=groups)
     weights = _check_graph(graph, len(true))
 
     def on_slide(values: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:

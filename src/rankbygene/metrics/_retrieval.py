@@ -8,7 +8,7 @@ import numpy as np
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
-from rankbygene.metrics._inputs import as_features, mean_over_groups
+from rankbygene.metrics._inputs import as_features, check_same_rows, mean_over_groups
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -66,6 +66,7 @@ def recall_at_k(
     InputTypeError
         If the values are not numbers.
     """
+    check_same_rows(image=image, gene=gene, groups=groups)
     queries, targets = as_features(image, gene, ("image", "gene"))
     if queries.shape != targets.shape:
         msg = f"image has the shape {queries.shape} and gene {targets.shape}; they have to be equal"

@@ -17,8 +17,7 @@ from sklearn.metrics import (
 from rankbygene._arguments import checked
 from rankbygene._names import class_order, label_texts
 from rankbygene.errors import InputValueError
-from rankbygene.metrics._censoring import check_same_patients
-from rankbygene.metrics._inputs import as_labels, as_matrix, nanmean
+from rankbygene.metrics._inputs import as_labels, as_matrix, check_same_rows, nanmean
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -151,7 +150,7 @@ def _one_against_rest(
     y_score: ArrayLike,
     classes: Sequence[Any] | None,
 ) -> float:
-    check_same_patients(y_true=y_true, y_score=y_score)
+    check_same_rows(y_true=y_true, y_score=y_score)
     true, scores = as_labels(y_true, "y_true"), as_matrix(y_score, "y_score")
     if len(scores) != len(true) or np.isnan(scores).any():
         msg = (
@@ -202,7 +201,7 @@ def _class_names(
 
 
 def _labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    check_same_patients(y_true=y_true, y_pred=y_pred)
+    check_same_rows(y_true=y_true, y_pred=y_pred)
     true, pred = as_labels(y_true, "y_true"), as_labels(y_pred, "y_pred")
     if true.shape != pred.shape:
         msg = f"y_true has {len(true)} slides and y_pred {len(pred)}; they have to be the same"

@@ -79,7 +79,7 @@ def ssim(
     InputTypeError
         If the values are not numbers.
     """
-    true, pred = as_pair(y_true, y_pred)
+    true, pred = as_pair(y_true, y_pred, groups=groups, patients=patients)
     index = _check_index(array_index, len(true))
     for name, value in (("sigma", sigma), ("data_range", data_range)):
         if value is not None and not value > 0:

@@ -11,12 +11,11 @@ from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.metrics._censoring import (
     Censoring,
-    check_same_patients,
     complete_column,
     complete_matrix,
     read_outcome,
 )
-from rankbygene.metrics._inputs import group_codes
+from rankbygene.metrics._inputs import check_same_rows, group_codes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +68,7 @@ def concordance_index(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> flo
     InputTypeError
         If the values are not numbers.
     """
-    check_same_patients(time=time, event=event, risk=risk)
+    check_same_rows(time=time, event=event, risk=risk)
     times, events = read_outcome(time, event)
     risks = complete_column(risk, "risk", len(times))
     return _concordance(times, events, risks, events.astype(np.float64))
@@ -117,7 +116,7 @@ def concordance_index_ipcw(
     InputTypeError
         If the values are not numbers.
     """
-    check_same_patients(time=time, event=event, risk=risk)
+    check_same_rows(time=time, event=event, risk=risk)
     times, events = read_outcome(time, event)
     risks = complete_column(risk, "risk", len(times))
     within = events & (times < (np.inf if tau is None else tau))
@@ -166,7 +165,7 @@ def time_dependent_auc(
     InputValueError, InputTypeError
         As in :func:`concordance_index_ipcw`.
     """
-    check_same_patients(time=time, event=event, risk=risk)
+    check_same_rows(time=time, event=event, risk=risk)
     observed, events = read_outcome(time, event)
     horizons = complete_column(times, "times")
     n_columns = 1 if np.ndim(risk) == 1 else len(horizons)
@@ -224,7 +223,7 @@ def brier_score(
     InputTypeError
         If the values are not numbers.
     """
-    check_same_patients(time=time, event=event, survival=survival)
+    check_same_rows(time=time, event=event, survival=survival)
     observed, events = read_outcome(time, event)
     horizons = complete_column(times, "times")
     probability = complete_matrix(survival, "survival", len(observed), len(horizons))
@@ -317,7 +316,7 @@ def logrank(time: ArrayLike, event: ArrayLike, groups: ArrayLike) -> LogRank:
     InputTypeError
         If the values are not numbers.
     """
-    check_same_patients(time=time, event=event, groups=groups)
+    check_same_rows(time=time, event=event, groups=groups)
     times, events = read_outcome(time, event)
     codes = group_codes(groups, len(times))
     n_groups = codes.max() + 1

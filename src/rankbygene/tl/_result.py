@@ -120,10 +120,17 @@ class CrossValidation:
         if len(folds) < 2 and not oracle:
             msg = "the best genes of a fold are chosen on the other folds and there is only one"
             raise InputValueError(msg)
+        self._check_metric(metric)
+        n_genes = self.per_gene["gene"].nunique()
+        if not 1 <= k <= n_genes:
+            msg = f"k is {k}; the result has {n_genes} genes to choose from"
+            raise InputValueError(msg)
         scores = {}
         for name in [*self.methods, *self.baselines]:
             own = self.per_gene[self.per_gene["method"] == name]
-            by_fold = own.groupby(["fold", "gene"])[metric].mean().unstack("fold")
+            by_fold = pd.DataFrame(
+                {fold: _by_unit(part, metric).mean() for fold, part in own.groupby("fold")}
+            )
             values = []
             for fold in folds:
                 seen = by_fold[[fold]] if oracle else by_fold.drop(columns=fold)
@@ -179,29 +186,19 @@ class CrossValidation:
 
     def _matrix(self, method: str, metric: str) -> pd.DataFrame:
         """Scores ``[n_slides or n_patients, n_genes]``, the mean over seeds."""
-        if metric not in self.per_gene or metric in _KEYS:
-            known = self._metrics
-            msg = f"there is no score {metric!r}; the scores are {', '.join(known)}"
-            raise InputKeyError(msg)
+        self._check_metric(metric)
         own = self.per_gene[self.per_gene["method"] == method]
         if own.empty:
             msg = (
                 f"there is no method {method!r}; there are {list(self.per_gene['method'].unique())}"
             )
             raise InputKeyError(msg)
-        # Blocks of a slide first, then slides of a patient. A slide whose patient is not known is a
-        # patient of its own; it must not fall out of the groups.
-        by_slide = (
-            own.groupby(["slide", "fold", "gene"])[metric].mean().groupby(["slide", "gene"]).mean()
-        ).unstack("gene")
-        patient = own.drop_duplicates("slide").set_index("slide")["patient"]
-        units = [
-            f"slide {slide}" if pd.isna(patient[slide]) else f"patient {patient[slide]}"
-            for slide in by_slide.index
-        ]
-        if len(set(units)) > 1:
-            return by_slide.groupby(pd.Index(units, name="unit")).mean()
-        return by_slide
+        return _by_unit(own, metric)
+
+    def _check_metric(self, metric: str) -> None:
+        if metric not in self._metrics:
+            msg = f"there is no score {metric!r}; the scores are {', '.join(self._metrics)}"
+            raise InputKeyError(msg)
 
     def _row(self, name: str) -> dict[str, float]:
         scores = self._matrix(name, "pearson")
@@ -233,8 +230,25 @@ class CrossValidation:
 
     def _sd_over_seeds(self, name: str) -> float:
         own = self.per_gene[self.per_gene["method"] == name]
-        by_seed = own.groupby(["seed", "gene"])["pearson"].mean().groupby("seed").mean()
-        return float(by_seed.std()) if len(by_seed) > 1 else np.nan
+        means = [_by_unit(part, "pearson").mean().mean() for _, part in own.groupby("seed")]
+        return float(np.std(means, ddof=1)) if len(means) > 1 else np.nan
+
+
+def _by_unit(own: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Scores of one method ``[n_slides or n_patients, n_genes]``, the mean over seeds."""
+    # Blocks of a slide first, then slides of a patient. A slide whose patient is not known is a
+    # patient of its own; it must not fall out of the groups.
+    by_slide = (
+        own.groupby(["slide", "fold", "gene"])[metric].mean().groupby(["slide", "gene"]).mean()
+    ).unstack("gene")
+    patient = own.drop_duplicates("slide").set_index("slide")["patient"]
+    units = [
+        f"slide {slide}" if pd.isna(patient[slide]) else f"patient {patient[slide]}"
+        for slide in by_slide.index
+    ]
+    if len(set(units)) > 1:
+        return by_slide.groupby(pd.Index(units, name="unit")).mean()
+    return by_slide
 
 
 _DIFFERENCE = (("", "difference"), ("_low", "low"), ("_high", "high"))

@@ -12,6 +12,7 @@ import numpy as np
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics import pearson
+from rankbygene.metrics._inputs import as_pair, mean_over_groups, varies
 from rankbygene.tl._data import (
     check_predictions,
     expression_of,
@@ -24,6 +25,7 @@ from rankbygene.tl._folds import Fold, make_folds, patient_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rankbygene.data import SpotFrame
     from rankbygene.tl._data import ImageSettings, TestData, TrainingData
     from rankbygene.tl._methods import Predictor
 
@@ -73,7 +75,7 @@ class NestedSelection:
     def __call__(self, train: TrainingData) -> Predictor:
         """Choose, then train what was chosen on the whole training side."""
         scores = self.inner_scores(train)
-        best = max(scores, key=lambda name: -np.inf if np.isnan(scores[name]) else scores[name])
+        best = max(scores, key=scores.__getitem__)
         logger.info("chosen on inner folds: %s (%s)", best, _in_words(scores))
         return _Chosen(self.candidates[best](train), f"chose {best} ({_in_words(scores)})")
 
@@ -83,13 +85,17 @@ class NestedSelection:
 
     @checked
     def inner_scores(self, train: TrainingData) -> dict[str, float]:
-        """Mean Pearson of each candidate over inner folds, slides and genes."""
+        """Mean Pearson of each candidate over inner folds, genes and patients.
+
+        A prediction that is constant where the measurement is not tells nothing and counts as 0:
+        left out, it would leave a candidate to be judged by the genes that it finds easy.
+        """
         folds = inner_folds(train, self.n_splits, self.widest_tile(train.image))
         by_fold = [self._scores_of(train, fold) for fold in folds]
         return {name: float(np.mean([s[name] for s in by_fold])) for name in self.candidates}
 
     def _scores_of(self, train: TrainingData, fold: Fold) -> dict[str, float]:
-        truth, slides = _truth(train, fold)
+        truth, slides, patients = _truth(train, fold)
         scores = {}
         for name, method in self.candidates.items():
             # Copies of its own, so that no candidate finds what another one changed.
@@ -103,17 +109,22 @@ class NestedSelection:
                 seed=train.seed,
             )
             predicted = check_predictions(name, method(inner)(test), test, train.genes)
-            per_gene = pearson(truth, predicted, groups=slides)
+            per_gene = mean_over_groups(_informed, as_pair(truth, predicted), slides, patients)
             known = per_gene[~np.isnan(per_gene)]
-            scores[name] = float(known.mean()) if len(known) else float("nan")
+            scores[name] = float(known.mean()) if len(known) else 0.0
         return scores
+
+
+def _informed(true: NDArray[np.float64], pred: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson of each gene on one slide, 0 where only the prediction is constant."""
+    r = pearson(true, pred)
+    return np.where(np.isnan(r) & varies(true), 0.0, r)
 
 
 def inner_folds(train: TrainingData, n_splits: int | None, tile_um: float) -> list[Fold]:
     """Folds within a training side, with a buffer around blocks for tiles of ``tile_um``."""
-    # A slide whose patient is not known is a patient of its own.
     frames = {
-        name: replace(frame, patient=patient_of(frame) or f"slide {name}")
+        name: replace(frame, patient=_patient_or_slide(name, frame))
         for name, frame in train.frames.items()
     }
     if len({frame.patient for frame in frames.values()}) > 1:
@@ -132,11 +143,20 @@ def inner_folds(train: TrainingData, n_splits: int | None, tile_um: float) -> li
     )
 
 
-def _truth(train: TrainingData, fold: Fold) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def _truth(
+    train: TrainingData, fold: Fold
+) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.object_]]:
     frames = held_out_frames(train.frames, fold)
     values = [expression_of(frame, train.genes, train.normalization) for frame in frames.values()]
-    slides = np.repeat(np.arange(len(values)), [len(part) for part in values])
-    return np.concatenate(values), slides
+    sizes = [len(part) for part in values]
+    slides = np.repeat(np.arange(len(values)), sizes)
+    owners = np.array([_patient_or_slide(name, frame) for name, frame in frames.items()], object)
+    return np.concatenate(values), slides, np.repeat(owners, sizes)
+
+
+def _patient_or_slide(name: str, frame: SpotFrame) -> str:
+    """Name the patient; a slide whose patient is not known is a patient of its own."""
+    return patient_of(frame) or f"slide {name}"
 
 
 class _Chosen:
