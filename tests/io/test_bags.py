@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from spatialdata import SpatialData
 
 import rankbygene as rbg
+from rankbygene.errors import InputValueError, RankByGeneError
 
 N, D, SIDE = 23, 6, 512
 CLAM = {"patch_size": 256, "patch_level": 1, "downsample": (2.0, 2.0), "name": "S1"}
@@ -181,7 +183,7 @@ def test_spots_do_not_tell_the_width_of_a_tile(
 
 def test_faults_are_named_with_the_file(tmp_path: Path, features: Any, corners: Any) -> None:
     path = tmp_path / "S1.h5"
-    with pytest.raises(ValueError, match=r"S1\.h5 cannot be read as HDF5"):
+    with pytest.raises(ValueError, match=r"S1\.h5 cannot be read: there is no file"):
         rbg.io.H5Bag(path)
     path.write_bytes(b"not HDF5 at all")
     with pytest.raises(ValueError, match=r"S1\.h5 cannot be read as HDF5"):
@@ -228,3 +230,122 @@ def test_a_bag_without_places_or_width_is_no_slide(
     with pytest.raises(ValueError, match="patch_size is -1"):
         rbg.io.read_bag_h5(path, patch_size=-1)
     assert rbg.io.read_bag_h5(path, patch_size=7).shapes["S1_tiles"].area.unique() == [49]
+
+
+def test_no_flipped_bit_of_a_written_bag_goes_unnoticed(
+    tmp_path: Path, features: Any, corners: Any
+) -> None:
+    sdata = rbg.io.read_bag_h5(write(tmp_path / "source.h5", features, corners, TRIDENT))
+    path = tmp_path / "S1.h5"
+    rbg.io.write_bag_h5(sdata, path, table_key="table", feature_key="X_features")
+
+    def read() -> tuple[Any, ...]:
+        bag = rbg.io.H5Bag(path)
+        places = None if bag.coords is None else bag.coords.tolist()
+        return bag.read().tolist(), places, {k: str(v) for k, v in bag.attributes.items()}
+
+    whole, expected = path.read_bytes(), read()
+    assert expected[:2] == (features.tolist(), corners.tolist())
+    assert not any("crc32" in name for name in expected[2])
+    noticed = 0
+    for place in range(0, len(whole), 31):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert read() == expected, place
+        except RankByGeneError as error:
+            assert "S1.h5" in str(error)
+            noticed += 1
+    assert noticed >= (features.nbytes + corners.nbytes) // 31
+    # Once per file as it is: the second reading compares nothing, another file is compared anew.
+    path.write_bytes(whole)
+    bag = rbg.io.H5Bag(path)
+    bag.read(np.array([3]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rankbygene.io._hdf5._checksum", lambda _: pytest.fail("compared again"))
+        np.testing.assert_array_equal(bag.read()[3], features[3])
+    with h5py.File(path, "r+") as file:
+        file["features"][5, 2] += 1
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(InputValueError, match=r"'/features' of .*S1\.h5 is not what was written"):
+        bag.read(np.array([3]))
+
+
+@pytest.mark.parametrize("key", ["features", "coords"])
+@pytest.mark.parametrize(
+    "how", ["external storage", "external link", "link to a link", "virtual dataset"]
+)
+def test_a_bag_reads_no_other_file(
+    tmp_path: Path, features: Any, corners: Any, how: str, key: str
+) -> None:
+    other, path = tmp_path / "other.h5", tmp_path / "S1.h5"
+    write(other, features, corners)
+    write(path, features, corners)
+    values = {"features": features, "coords": corners}[key]
+    secret = tmp_path / "secret"
+    secret.write_bytes(values.tobytes())
+    with h5py.File(path, "r+") as file:
+        del file[key]
+        if how == "external storage":
+            file.create_dataset(
+                key, values.shape, values.dtype, external=[(str(secret), 0, values.nbytes)]
+            )
+        elif how == "external link":
+            file[key] = h5py.ExternalLink(str(other), key)
+        elif how == "link to a link":
+            file["inner/far"] = h5py.ExternalLink(str(other), key)
+            file[key] = h5py.SoftLink("/inner/far")
+        else:
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[:] = h5py.VirtualSource(str(other), key, values.shape)
+            file.create_virtual_dataset(key, layout)
+    with pytest.raises(InputValueError, match=r"S1\.h5 lies in another file"):
+        rbg.io.H5Bag(path)
+    # Within a file links are read.
+    with h5py.File(other, "r+") as file:
+        file.move(key, "kept/here")
+        file[key] = h5py.SoftLink("kept/here")
+    np.testing.assert_array_equal(rbg.io.H5Bag(other).read(), features)
+
+
+@pytest.mark.parametrize(
+    "declared", ["chunks", "one piece", "some", "compressed", "beyond its end"]
+)
+def test_rows_that_are_not_stored_are_refused_at_the_door(
+    tmp_path: Path, features: Any, declared: str
+) -> None:
+    path, big = tmp_path / "S1.h5", (10**9, D)
+    with h5py.File(path, "w") as file:
+        if declared == "chunks":
+            made = file.create_dataset("features", big, "f4", chunks=(1000, D))
+            made[:N] = features
+        elif declared == "one piece":
+            file.create_dataset("features", big, "f4")
+        elif declared == "some":
+            made = file.create_dataset("features", (N, D), "f4", chunks=(4, D))
+            made[:12] = features[:12]
+        elif declared == "compressed":
+            zeros = np.zeros((10**6, 20), "i4")
+            file.create_dataset("features", data=zeros, chunks=zeros.shape, compression="gzip")
+        else:
+            file["features"] = features
+    if declared == "beyond its end":
+        content = path.read_bytes()
+        at = content.index(np.array([N, D], "u8").tobytes())
+        path.write_bytes(content[:at] + np.array(big, "u8").tobytes() + content[at + 16 :])
+    expected = {
+        "compressed": r"at most .* are read \(1000 times",
+        "beyond its end": "cannot be read as HDF5",
+    }.get(declared, "never written")
+    with pytest.raises(InputValueError, match=expected):
+        rbg.io.H5Bag(path)
+
+
+def test_a_pipe_a_device_or_a_folder_is_no_bag(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    (tmp_path / "folder.h5").mkdir()
+    (tmp_path / "device.h5").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "device"):
+        with pytest.raises(InputValueError, match=rf"{name}\.h5 .*not a regular file"):
+            rbg.io.H5Bag(tmp_path / f"{name}.h5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -12,6 +12,7 @@ from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._atomic import atomic_file
 from rankbygene.io._h5 import H5Bag
+from rankbygene.io._hdf5 import seal
 from rankbygene.io._tiles import slide_tiles, tiles_of_table
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def write_bag_h5(
         Object with a table whose rows are tiles, as ``model.predict_slide`` makes it.
     path
         The file, such as ``S1.h5``: ``features`` float32 ``[n, d]`` and ``coords`` int64 ``[n, 2]``
-        with the attributes by which CLAM and TRIDENT know the size of a tile.
+        with the attributes by which CLAM and TRIDENT know the size of a tile, and a checksum of each.
     table_key
         The table.
     feature_key
@@ -152,11 +153,19 @@ def write_bag_h5(
         attributes["level0_height"], attributes["level0_width"] = tiles.shape
     with (
         atomic_file(Path(path), overwrite=overwrite) as temporary,
-        h5py.File(temporary, "w") as file,
+        # Since this version names, shapes and places in the file have checksums of HDF5's own.
+        h5py.File(temporary, "w", libver=("v110", "v110")) as file,
     ):
         file["features"] = features
         file["coords"] = np.rint(tiles.centers - tiles.side / 2).astype(np.int64)
-        file["coords"].attrs.update(attributes)
+        file["coords"].attrs.update({key: _in_place(v) for key, v in attributes.items()})
+        for name in ("features", "coords"):
+            seal(file[name])
+
+
+def _in_place(value: Any) -> Any:
+    """Texts at a fixed length: HDF5 keeps others in a heap without checksums, where a flipped bit may hang it."""
+    return np.bytes_(value.encode() or b" ") if isinstance(value, str) else value
 
 
 def _written_side(bag: H5Bag) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
+from rankbygene.io._hdf5 import check_seal, check_stored, is_seal, open_h5
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +27,9 @@ class H5Bag:
     The layout is that of CLAM :cite:p:`lu2021clam`, TRIDENT :cite:p:`zhang2025trident` and the released code of
     RankByGene: ``features`` ``[n, d]`` or ``[1, n, d]`` and, if the positions are known, ``coords`` ``[n, 2]``, the
     upper left corners of the tiles in pixels of the slide's finest level.
+
+    Bags of :func:`write_bag_h5` carry checksums, which are compared when a bag is opened (positions) and
+    at its first reading (features); bags of other tools are read without.
 
     Parameters
     ----------
@@ -47,8 +50,9 @@ class H5Bag:
     Raises
     ------
     InputValueError
-        The file is missing, damaged or empty, the features are not numbers in two dimensions, or
-        there is not one pair of coordinates per tile.
+        The file is missing, damaged or empty, keeps data in other files, lacks parts of what it
+        declares or unpacks to more than a thousand times its size, the features are not numbers in two
+        dimensions, or there is not one pair of coordinates per tile.
     InputKeyError
         The file has no features under that name.
 
@@ -71,12 +75,13 @@ class H5Bag:
         self.path = Path(path)
         self.name = self.path.stem if name is None else name
         self._features_key, self._coords_key = features_key, coords_key
-        with self._open() as file:
-            shape = _shape(self._features(file), f"{features_key!r} of {self.path}")
-            self.n_tiles, self.n_features = shape
+        # Size and times of the file when its features were compared with their checksum.
+        self._compared: tuple[int, ...] | None = None
+        with open_h5(self.path) as file:
+            self.n_tiles, self.n_features = self._features(file).shape[-2:]
             self.has_coords = coords_key in file
             if self.has_coords:
-                self._check_coords(file[coords_key])
+                self._coords(file)
             known = [file, *(file[key] for key in (features_key, coords_key) if key in file)]
             self.attributes = _plain({k: v for item in known for k, v in item.attrs.items()})
 
@@ -88,8 +93,8 @@ class H5Bag:
         """Upper left corners of the tiles, x and y, ``[n, 2]``; None where the file has none."""
         if not self.has_coords:
             return None
-        with self._open() as file:
-            coords: NDArray[np.float64] = np.asarray(file[self._coords_key], np.float64)
+        with open_h5(self.path) as file:
+            coords: NDArray[np.float64] = np.asarray(self._coords(file), np.float64)
         return coords.reshape(-1, 2)
 
     def read(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.float32]:
@@ -113,9 +118,12 @@ class H5Bag:
         if len(wanted) and not (0 <= wanted.min() and wanted.max() < self.n_tiles):
             msg = f"{self.path} has {self.n_tiles:,} tiles; rows {wanted.min()} to {wanted.max()} were asked for"
             raise InputValueError(msg)
-        values = np.empty((len(wanted), self.n_features), np.float32)
-        with self._open() as file:
-            _fill(values, wanted, self._features(file))
+        # Opened anew for each read: a bag can then be copied to other processes.
+        with open_h5(self.path) as file:
+            features = self._features(file)
+            self._compare(features)
+            values = np.empty((len(wanted), self.n_features), np.float32)
+            _fill(values, wanted, features)
         bad = wanted[~np.isfinite(values).all(axis=1)]
         if len(bad):
             msg = (
@@ -125,47 +133,54 @@ class H5Bag:
             raise InputValueError(msg)
         return values
 
-    # Opened anew for each read: a bag can then be copied to other processes.
-    @contextmanager
-    def _open(self) -> Iterator[h5py.File]:
-        try:
-            with h5py.File(self.path, "r") as file:
-                yield file
-        except OSError as error:
-            msg = f"{self.path} cannot be read as HDF5: {error}"
-            raise InputValueError(msg) from error
-
     def _features(self, file: h5py.File) -> h5py.Dataset:
         found = file.get(self._features_key)
         if not isinstance(found, h5py.Dataset):
             msg = f"{self.path} has no dataset {self._features_key!r}; it has {list(file)}"
             raise InputKeyError(msg)
+        _check_shape(found, f"{self._features_key!r} of {self.path}")
+        check_stored(found, self.path)
         return found
 
-    def _check_coords(self, coords: h5py.Dataset) -> None:
+    def _coords(self, file: h5py.File) -> h5py.Dataset:
+        coords, place = file[self._coords_key], f"{self._coords_key!r} of {self.path}"
+        if not isinstance(coords, h5py.Dataset) or coords.dtype.kind not in "fiu":
+            msg = f"{place} are no numbers"
+            raise InputTypeError(msg)
         shape = coords.shape[1:] if coords.ndim == 3 and coords.shape[0] == 1 else coords.shape
         if shape != (self.n_tiles, 2):
             msg = (
-                f"{self._coords_key!r} of {self.path} have the shape {coords.shape}, but there are "
+                f"{place} have the shape {coords.shape}, but there are "
                 f"{self.n_tiles:,} tiles; needs ({self.n_tiles}, 2)"
             )
             raise InputValueError(msg)
+        check_stored(coords, self.path)
+        check_seal(coords, self.path)
+        return coords
+
+    def _compare(self, features: h5py.Dataset) -> None:
+        """Compare the features with their checksum, once as long as the file stays as it is."""
+        if features.shape[-2:] != (self.n_tiles, self.n_features):
+            msg = f"{self.path} has changed since it was opened; open it again"
+            raise InputValueError(msg)
+        status = self.path.stat()
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._compared != state:
+            check_seal(features, self.path)
+            self._compared = state
 
 
-def _shape(features: h5py.Dataset, place: str) -> tuple[int, int]:
+def _check_shape(features: h5py.Dataset, place: str) -> None:
     shape = tuple(features.shape or ())
     if features.dtype.kind not in "fiu":
         msg = f"{place} hold {features.dtype}, not numbers"
         raise InputTypeError(msg)
-    if len(shape) == 3 and shape[0] == 1:
-        shape = shape[1:]
-    if len(shape) != 2:
+    if len(shape) != 2 and not (len(shape) == 3 and shape[0] == 1):
         msg = f"{place} have the shape {features.shape}; needs (tiles, features), or (1, tiles, features)"
         raise InputValueError(msg)
     if 0 in shape:
         msg = f"{place} are empty, their shape is {features.shape}; leave the slide out"
         raise InputValueError(msg)
-    return shape
 
 
 def _fill(values: NDArray[np.float32], wanted: NDArray[np.intp], features: h5py.Dataset) -> None:
@@ -184,4 +199,8 @@ def _fill(values: NDArray[np.float32], wanted: NDArray[np.intp], features: h5py.
 def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes as values that a table can hold."""
     values = {key: v.decode() if isinstance(v, bytes) else v for key, v in attributes.items()}
-    return {key: v for key, v in values.items() if isinstance(v, (str, np.generic, np.ndarray))}
+    return {
+        key: v
+        for key, v in values.items()
+        if isinstance(v, (str, np.generic, np.ndarray)) and not is_seal(key)
+    }

@@ -15,6 +15,7 @@ from rankbygene._arguments import checked
 from rankbygene.data._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
+from rankbygene.io._hdf5 import open_h5
 from rankbygene.io._reading import reading
 from rankbygene.io._tiff import lazy_rgb, orientation_of
 
@@ -145,7 +146,7 @@ def is_positive(value: object) -> TypeGuard[float]:
 
 def read_table(path: Path) -> ad.AnnData:
     """Read a table whose spots have unique names; anything else is an InputValueError."""
-    with reading(path, "h5ad"):
+    with open_h5(path, "h5ad"):
         table = ad.read_h5ad(path)
     if not table.obs_names.is_unique:
         repeated = table.obs_names[table.obs_names.duplicated()]

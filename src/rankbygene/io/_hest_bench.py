@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pandas as pd
 
 from rankbygene.errors import InputKeyError, InputValueError, Problems
+from rankbygene.io._hdf5 import check_stored, open_h5
 from rankbygene.io._hest import read_json_object, read_table
-from rankbygene.io._reading import reading, regular_file
+from rankbygene.io._reading import reading
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -115,7 +115,7 @@ def patch_blocks(
     sample: BenchSample, size: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
     """Read the used patches, ``size`` at a time, as rows and uint8 ``[n, 3, px, px]``."""
-    with _open(sample.patches) as file:
+    with open_h5(sample.patches) as file:
         for start in range(0, sample.n_patches, size):
             begin, end = np.searchsorted(sample.rows, [start, start + size])
             if begin < end:
@@ -233,11 +233,13 @@ def _places(
 
 
 def _read_barcodes(path: Path) -> list[str]:
-    with _open(path) as file:
+    with open_h5(path) as file:
         lacking = [n for n in ("img", "barcode") if not isinstance(file.get(n), h5py.Dataset)]
         if lacking:
             msg = f"{path} has no {', '.join(lacking)}; it has {sorted(file)}. {_again(path)}"
             raise InputValueError(msg)
+        for name in ("img", "barcode"):
+            check_stored(file[name], path)
         images, stored = file["img"], file["barcode"][:].ravel().tolist()
         if images.dtype != np.uint8 or images.shape != (len(stored), PATCH_PX, PATCH_PX, 3):
             msg = (
@@ -279,12 +281,6 @@ def _dense_counts(
         msg = f"{path} does not hold counts in X but other numbers; {_again(path)}"
         raise InputValueError(msg)
     return counts
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    with reading(regular_file(path), "HDF5"), h5py.File(path, "r") as file:
-        yield file
 
 
 def _check_there(path: Path) -> None:

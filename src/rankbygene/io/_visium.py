@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import pandas as pd
 import tifffile
@@ -15,6 +14,7 @@ from PIL import Image
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError, Problems
 from rankbygene.io._assemble import element_name
+from rankbygene.io._hdf5 import open_h5
 from rankbygene.io._hest import is_positive, read_json_object
 from rankbygene.io._reading import reading, regular_file
 from rankbygene.io._tiff import ORIENTATION, open_tiff
@@ -96,7 +96,7 @@ def read_visium(
 
 
 def _read_barcodes(path: Path) -> set[str]:
-    with reading(regular_file(path), "a count matrix of 10x (HDF5)"), h5py.File(path, "r") as file:
+    with open_h5(path, "a count matrix of 10x (HDF5)") as file:
         matrix = file["matrix"]
         barcodes = {name.decode() for name in matrix["barcodes"][:]}
         n_columns = len(matrix["barcodes"])
