@@ -36,6 +36,7 @@ from rankbygene._checks import (
     check_sdatas,
     check_slides,
     check_text,
+    check_tiles,
     check_whole,
     nearest,
     shown,
@@ -304,6 +305,8 @@ class _Reader:
         ]
         if parts[:3] == ["SpatialData", "Sequence[SpatialData]", "Mapping[str, SpatialData]"]:
             parts = ["SpatialDatas", *parts[3:]]
+        if callable(self.bounds) and "str" not in parts:
+            return _one_of([_Kind("", self.bounds), *([_NONE] if "None" in parts else [])])
         if {"str", "Path"} <= set(parts):
             parts = ["path", *(part for part in parts if part not in ("str", "Path"))]
         found = [self._simple(part) for part in parts]
@@ -487,6 +490,7 @@ _SLIDES: dict[str, _Kind] = {
     "SpatialDatas": _Kind("SpatialData objects", check_sdatas),
     "Slides": _Kind("slides", check_slides),
     "Bag": _Kind("a bag of tiles", check_bag),
+    "Tiles": _Kind("tiles", check_tiles),
     "SpotFrame": _Kind("a SpotFrame", check_frame),
     "Image": _Kind("an image of SpatialData", check_image),
 }

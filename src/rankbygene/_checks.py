@@ -263,6 +263,27 @@ def check_rows_of(rows: Mapping[str, Any] | None, slides: Sequence[str]) -> None
         raise InputKeyError(msg)
 
 
+def check_folds(value: object, name: str) -> list[tuple[Any, Any]]:
+    """Return pairs of places of rows: those to fit on, those to judge on."""
+    pairs = check_list(value, name, "pairs of rows")
+    for pair in pairs:
+        fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+        if not fits or any(np.asarray(rows).dtype.kind not in "iub" for rows in pair):
+            raise _wrong_value(name, pair, "a list of pairs of rows, (fit, judged),")
+    return [(np.asarray(fit), np.asarray(judged)) for fit, judged in pairs]
+
+
+def check_tiles(value: object, name: str) -> Any:
+    """Return what holds one tile, or its features, per row."""
+    holds = hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
+    plain = (str, bytes, list, tuple, Mapping, np.generic)
+    if not holds or isinstance(value, plain) or is_a(value, "SpatialData", "Series"):
+        raise _wrong_type(name, value, "a TileBank, a FeatureBank or an array of tiles")
+    if isinstance(value, np.ndarray) and value.ndim < 4:
+        raise _wrong_value(name, value, "an array [n, 3, px, px]")
+    return value
+
+
 def check_distinct(objects: Mapping[str, object] | Sequence[object], name: str) -> None:
     """Refuse one object that was handed in twice: it would count as two.
 

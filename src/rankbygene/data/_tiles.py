@@ -17,6 +17,7 @@ from rankbygene.data._geometry import plan_tiles
 from rankbygene.data._images import WHITE, level_array
 from rankbygene.data._pieces import Pieces
 from rankbygene.data._shown import ShownTiles, check_stored
+from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
     from rankbygene.data._frame import SpotFrame
@@ -292,7 +293,11 @@ class TileReader:
 
 def tile_widths(tile_um: float | Sequence[float]) -> tuple[float, ...]:
     """Give one or several widths as a tuple."""
-    return tuple(tile_um) if isinstance(tile_um, Sequence) else (tile_um,)
+    widths = tuple(tile_um) if isinstance(tile_um, Sequence) else (tile_um,)
+    if not widths:
+        msg = "tile_um is an empty list; give at least one width in micrometres"
+        raise InputValueError(msg)
+    return widths
 
 
 def _paste(tile: NDArray[np.uint8], block: NDArray[np.uint8], y: int, x: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_folds
 from rankbygene.errors import InputValueError
 from rankbygene.train._ridge import Folds, fit_ridge
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["fill_unmeasured", "fit_statistics"]
 
 
-@checked
+@checked(folds=check_folds)
 def fit_statistics(
     layer: nn.Linear,
     statistics: NDArray[np.floating],

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from rankbygene._arguments import checked
+from rankbygene.errors import InputValueError
 
 __all__ = [
     "Orientation",
@@ -255,6 +256,9 @@ def _draw_for(
     """Draw one number per image, the same for images of one group."""
     # There are no more groups than images, so that no device has to be asked how many.
     n = len(images) if n_draws is None else n_draws
+    if groups is None and n != len(images):
+        msg = f"n_draws is {n} and there are {len(images)} images; pass groups, the place of each"
+        raise InputValueError(msg)
 
     def draw() -> torch.Tensor:
         numbers = torch.rand(n, generator=generator, device=generator.device)
