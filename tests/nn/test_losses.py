@@ -186,9 +186,9 @@ def test_bad_arguments_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             ranking_consistency(image, image, shifts, variant)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'mean' or 'sum_over_n'"):
+    with pytest.raises(ValueError, match="'mean', 'sum_over_n'"):
         ranking_consistency(square, square, reduction="sum")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'cosine' or 'softmax'"):
+    with pytest.raises(ValueError, match="'cosine', 'softmax'"):
         similarity(square, "euclidean")  # type: ignore[arg-type]
 
 

@@ -156,7 +156,7 @@ def _with_same_genes(bags: Mapping[str, Bag], problems: Problems) -> dict[str, B
     return aligned
 
 
-@checked
+@checked(clinical=None)  # judged with what is needed of it
 def join_clinical(
     bags: Mapping[str, Bag],
     clinical: pd.DataFrame,

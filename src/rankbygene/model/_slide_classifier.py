@@ -81,7 +81,7 @@ class SlideClassifier(SlideModel):
 
     method: ClassVar[str] = "slide_classifier"
 
-    @checked
+    @checked(clinical=None)  # which the join judges, with what it needs
     def __init__(
         self,
         slides: Slides,

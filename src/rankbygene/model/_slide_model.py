@@ -58,7 +58,7 @@ class SlideModel(SlideFilesMixin):
         "plan_kwargs": (SlidePlan, ("module", "objective")),
     }
 
-    @checked
+    @checked(clinical=None)  # which the join judges, with what it needs
     def __init__(
         self,
         slides: Slides,

@@ -84,7 +84,7 @@ class SlideSurvival(SlideModel):
 
     method: ClassVar[str] = "slide_survival"
 
-    @checked
+    @checked(clinical=None)  # which the join judges, with what it needs
     def __init__(
         self,
         slides: Slides,
