@@ -159,8 +159,11 @@ def predict(
     """Predict expression on a slide from its image alone."""
     with _step():
         from rankbygene.model._inference import choose_device
+        from rankbygene.model._stream import launched
 
-        _check_free([out], overwrite=overwrite)
+        # Of several processes one may have no share, and come when the others have written the store.
+        if not (table_only and launched()[1] > 1):
+            _check_free([out], overwrite=overwrite)
         model = _load(model_dir)
         model.to_device(choose_device(device))
         sdata = _read_slide(slide)

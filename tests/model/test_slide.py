@@ -134,3 +134,84 @@ def test_parts_of_another_run_are_not_mixed(
         model.predict_slide(sdata, shapes_key=region, out=out, shard=(2, 2))
     with pytest.raises(ValueError, match="out="):
         model.predict_slide(sdata, shapes_key=region, shard=(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("pixels", r"slide \(pixels\)"),
+        ("spots", r"slide \(geometry\)"),
+        ("weights", r"model \(weights\)"),
+        ("normalization", r"model \(settings\)"),
+        ("precision", "precision"),
+    ],
+)
+def test_what_differs_from_an_interrupted_run_is_named(
+    model: Any, make_slides: Any, tmp_path: Path, monkeypatch: Any, change: str, named: str
+) -> None:
+    import torch
+    from spatialdata.transformations import get_transformation, set_transformation
+
+    import rankbygene as rbg
+
+    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    (sdata,) = make_slides(1)
+    region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
+    model.save(tmp_path / "model")
+    again = rbg.model.load(tmp_path / "model")
+    wanted: dict[str, Any] = {"shapes_key": region, "out": out}
+    model.predict_slide(sdata, shard=(0, 2), **wanted)
+    before = sorted((tmp_path / "out.zarr.parts").iterdir())
+    if change == "pixels":
+        (image,) = sdata.images.values()
+        for scale in image.children:
+            level = image[scale]["image"]
+            image[scale]["image"] = level.copy(data=255 - level.data)
+    elif change == "spots":
+        shapes = sdata.shapes[region]
+        systems = get_transformation(shapes, get_all=True)
+        shapes["geometry"] = shapes.geometry.translate(0.4, 0)
+        set_transformation(shapes, systems, set_all=True)
+    elif change == "weights":
+        with torch.no_grad():
+            next(again.module.parameters()).flatten()[0] += 1e-3
+    elif change == "normalization":
+        monkeypatch.setattr(
+            type(again.normalization), "to_dict", lambda _: {"kind": "another"}, raising=True
+        )
+    else:
+        wanted["precision"] = "bf16-mixed"
+    with pytest.raises(ValueError, match=f"differs from this one in [^;]*{named}"):
+        again.predict_slide(sdata, **wanted)
+    assert sorted((tmp_path / "out.zarr.parts").iterdir()) == before
+
+
+def test_a_model_that_was_saved_and_loaded_resumes_its_own_run(
+    model: Any, make_slides: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    import rankbygene as rbg
+
+    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    (sdata,) = make_slides(1)
+    region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
+    model.predict_slide(sdata, shapes_key=region, out=tmp_path / "whole.zarr")
+    model.predict_slide(sdata, shapes_key=region, out=out, shard=(0, 2))
+    model.save(tmp_path / "model")
+    rbg.model.load(tmp_path / "model").predict_slide(sdata, shapes_key=region, out=out)
+    np.testing.assert_array_equal(stored(out).X, stored(tmp_path / "whole.zarr").X)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_share_without_parts_does_nothing(
+    model: Any, make_slides: Any, tmp_path: Path, overwrite: bool
+) -> None:
+    (sdata,) = make_slides(1)
+    out = tmp_path / "out.zarr"
+    wanted = {"shapes_key": next(iter(sdata.shapes)), "out": out, "overwrite": overwrite}
+    model.predict_slide(sdata, shard=(2, 3), **wanted)
+    assert list(tmp_path.iterdir()) == []
+    model.predict_slide(sdata, shard=(0, 3), **wanted)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    model.predict_slide(sdata, shard=(1, 3), **wanted)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert list(tmp_path.iterdir()) == [out]

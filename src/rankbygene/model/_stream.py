@@ -23,7 +23,7 @@ from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError
 from rankbygene.io._atomic import atomic_directory, check_free, fill_store, settle
 from rankbygene.io._parts import Parts
-from rankbygene.model._inference import BATCH_SIZE, Precision, run_over_tiles
+from rankbygene.model._inference import BATCH_SIZE, Precision, choose_precision, run_over_tiles
 from rankbygene.model._record import model_record, package_versions, plain, provenance
 from rankbygene.model._slide import slide_table
 from rankbygene.nn._weights import hash_weights
@@ -70,7 +70,7 @@ def predict_to_store(
     precision
         Of the network.
     """
-    index, n_shards = _checked(shard or _launched())
+    index, n_shards = _checked(shard or launched())
     place = out.with_name(f"{out.name}.parts")
     settle(place)
     if _has_no_part(index, n_shards, frame.n_obs):
@@ -80,7 +80,8 @@ def predict_to_store(
     reader = model._reader(frame)
     parts = Parts(
         place,
-        _job(model, frame, reader, table_key) | {"precision": precision},
+        _job(model, frame, reader, table_key)
+        | {"precision": choose_precision(precision, model.device)},
         n_rows=frame.n_obs,
         part_size=PART_SIZE,
     )
@@ -116,7 +117,7 @@ def _has_no_part(index: int, n_shards: int, n_rows: int) -> bool:
     return 0 < -(-n_rows // PART_SIZE) <= index < n_shards
 
 
-def _launched() -> tuple[int, int]:
+def launched() -> tuple[int, int]:
     """Rank and number of processes, as ``torchrun`` tells them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
