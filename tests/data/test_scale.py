@@ -9,11 +9,16 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 from spatialdata import SpatialData
-from spatialdata.transformations import Identity
+from spatialdata.transformations import Identity, set_transformation
 
-from rankbygene.data import SpatialSetup, resolve
+from rankbygene.data import SpatialSetup, frame_from_shapes, plan_tiles, resolve
 from rankbygene.data._scale import check_pixel_size, check_um_per_px, hexagon_pitch
 from rankbygene.errors import InputValueError
+from rankbygene.model import RankByGene
+from rankbygene.model._setup import recall_setup
+from rankbygene.model._slide import tissue_frame
+from rankbygene.pp import tile_tissue
+from rankbygene.pp._tissue import _image_and_scale
 
 
 def lattice(rows: int, columns: int, pitch: float, angle: float = 0.0) -> tuple[Any, Any]:
@@ -192,3 +197,75 @@ def test_unknown_scale_says_where_it_looked(build: SimpleNamespace) -> None:
         resolve(without_scale(build))
     for part in ("['global']", "uns['spatial']", "array_row", "diameter", "Pass um_per_px="):
         assert part in str(caught.value)
+
+
+def from_uns(build: SimpleNamespace) -> SpatialData:
+    sdata = visium(build)
+    sdata.tables["table"].uns["spatial"] = {"lib": {"scalefactors": {"microns_per_pixel": 0.8}}}
+    return sdata
+
+
+def from_setup(build: SimpleNamespace) -> SpatialData:
+    sdata = visium(build, name="capture")
+    sdata.tables["counts"] = sdata.tables.pop("table")
+    RankByGene.setup_spatialdata(sdata, table_key="counts", um_per_px={"capture": 0.7})
+    return sdata
+
+
+def from_lattice(build: SimpleNamespace) -> SpatialData:
+    # 55 um for the spots' diameter would be another scale than 100 um for their distance.
+    sdata = visium(build, radius=2.0)
+    sdata.attrs["spatialdata_io_reader"] = "visium"
+    return sdata
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"), [(from_uns, 0.8), (from_setup, 0.7), (from_lattice, 100 / 12)]
+)
+def test_tiles_without_a_table_have_the_scale_of_those_with_one(
+    build: SimpleNamespace, make: Any, expected: float
+) -> None:
+    sdata = make(build)
+    (region,) = sdata.shapes
+    setup = recall_setup(sdata, default=SpatialSetup())
+    frames = [*resolve(sdata, setup), frame_from_shapes(sdata, region)]
+    plans = [plan_tiles(frame, tile_um=30 * expected, tile_px=30) for frame in frames]
+    assert [plan.side for plan in plans] == [30, 30]
+    assert [plan.um_per_px for plan in plans] == pytest.approx([expected] * 2)
+    assert _image_and_scale(sdata, None, None)[1] == pytest.approx(expected)
+    # What is passed goes before what is known.
+    assert _image_and_scale(sdata, None, 0.5)[1] == pytest.approx(0.5)
+    assert frame_from_shapes(sdata, region, um_per_px=0.5).um_per_unit == pytest.approx(0.5)
+
+
+def test_regions_that_give_one_image_two_scales_are_refused(build: SimpleNamespace) -> None:
+    sdata = from_uns(build)
+    (_, centers) = lattice(6, 7, 12.0)
+    sdata.shapes["other"] = build.circles(centers)
+    sdata.tables["more"] = build.table({"other": list(sdata.shapes["other"].index)})
+    sdata.tables["more"].uns["spatial"] = {"lib": {"scalefactors": {"microns_per_pixel": 0.4}}}
+    with pytest.raises(InputValueError, match=r"'spots': 0\.8, 'other': 0\.4"):
+        frame_from_shapes(sdata, "spots")
+
+
+def test_tissue_is_tiled_at_the_scale_of_the_spots(make_slides: Any) -> None:
+    (sdata,) = make_slides(1)
+    (key,) = sdata.images
+    set_transformation(sdata.images[key], {"global": Identity()}, set_all=True)
+    sdata.tables["table"].uns["spatial"] = {"lib": {"scalefactors": {"microns_per_pixel": 1.25}}}
+    tile: dict[str, Any] = {"tile_um": 100.0, "tile_px": 80}
+    tile_tissue(sdata, tile_um=100)
+    width = sdata.shapes["tissue_tiles"].total_bounds
+    assert np.allclose(sdata.shapes["tissue_tiles"].geometry.area, 80.0**2)
+    found, tiles = tissue_frame(
+        sdata,
+        "t",
+        image_key=None,
+        coordinate_system=None,
+        um_per_px=None,
+        tile_um=100,
+        step_um=None,
+    )
+    np.testing.assert_array_equal(tiles.total_bounds, width)
+    (spots,) = resolve(sdata)
+    assert [plan_tiles(frame, **tile).side for frame in (found, spots)] == [80, 80]

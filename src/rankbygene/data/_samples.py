@@ -23,6 +23,7 @@ from rankbygene.data._annotation import (
 from rankbygene.data._counts import check_counts
 from rankbygene.data._frame import PlacedSetup, SpatialSetup, SpotFrame
 from rankbygene.data._geometry import apply_affine
+from rankbygene.data._known_scale import known_um_per_px
 from rankbygene.data._regions import check_region, region_centers
 from rankbygene.data._registration import Registration, register
 from rankbygene.data._scale import micrometres_per_unit
@@ -115,8 +116,10 @@ def frame_from_shapes(
         The object; it is not changed.
     shapes_key
         Shapes or labels element.
-    image_key, coordinate_system, um_per_px
+    image_key, coordinate_system
         As in :class:`SpatialSetup`.
+    um_per_px
+        As in :class:`SpatialSetup`; by default that of the spots which a table has on this image.
     name
         Name of the slide; the element's by default.
 
@@ -135,12 +138,14 @@ def frame_from_shapes(
     if len(ids) == 0:
         msg = f"{shapes_key!r} is empty; pass shapes or labels that hold elements"
         raise InputValueError(msg)
-    setup = SpatialSetup("", image_key, None, coordinate_system, None, um_per_px)
-    image_key = _for_region(image_key, shapes_key, "image_key")
+    image = _for_region(image_key, shapes_key, "image_key")
+    registration = register(sdata, shapes_key, image_key=image, system=coordinate_system)
+    if um_per_px is None:
+        um_per_px = known_um_per_px(sdata, registration.image_key)
     return _place(
         sdata,
-        setup,
-        register(sdata, shapes_key, image_key=image_key, system=coordinate_system),
+        SpatialSetup("", image_key, None, coordinate_system, None, um_per_px),
+        registration,
         region=shapes_key,
         slide=shapes_key if name is None else name,
         patient=None,

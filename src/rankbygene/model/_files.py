@@ -24,7 +24,7 @@ from rankbygene.model._folder import (
 from rankbygene.model._random import forked_rng
 from rankbygene.model._record import model_record
 from rankbygene.model._seen import SpotRecord
-from rankbygene.model._setup import recall_setup
+from rankbygene.model._setup import each_sdata, recall_setup, remember_setup
 from rankbygene.model._state import ModelState
 from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel
@@ -181,6 +181,9 @@ class FilesMixin(ModelState):
                 normalization=self.normalization,
             )
         )
+        # Whatever is done with this data later is done at the same scale.
+        for item in each_sdata(sdata):
+            remember_setup(item, recall_setup(item, default=self.setup))
         self._use(frames, split)
         self.is_recorded = known
 

@@ -150,8 +150,8 @@ def pretrain(
     image_key
         H&E image, or ``{slide: image}``. May be left out where a slide has one RGB image.
     um_per_px
-        Micrometres per pixel of the image's finest level, or ``{slide: value}``, where the image
-        does not tell.
+        Micrometres per pixel of the image's finest level, or ``{slide: value}``; by default as the spots
+        on it have it, else as the image tells.
     tile_um, tile_px
         Width of a tile in micrometres and in pixels, best those of the model to come. By default
         what the backbone was trained on (112 um at 224 px where it does not say).

@@ -215,7 +215,7 @@ class ResultsMixin(ModelState):
             training scale, ``.obsm["X_<method>"]`` the representation, ``.obsm["spatial"]`` the
             centres.
         coordinate_system, um_per_px
-            As in :meth:`setup_spatialdata`.
+            As in :meth:`setup_spatialdata`; the scale is by default that of the spots on the image.
         step_um
             Distance between tile centres. By default the tile width; smaller steps overlap the
             tiles and make a denser map.

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from spatialdata import SpatialData
 
 from rankbygene._checks import check_sdata
 from rankbygene.data import BagSetup, SpatialSetup
 from rankbygene.data._bags import declare_features
+from rankbygene.data._known_scale import SETUPS
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     SpatialDatas: TypeAlias = SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]
-
-# Keyed by identity and weak: the user's object gets no extra key, and is freed when the user drops it.
-_SETUPS: WeakKeyDictionary[SpatialData, SpatialSetup] = WeakKeyDictionary()
 
 
 def each_sdata(sdata: SpatialDatas) -> list[SpatialData]:
@@ -38,7 +35,7 @@ def each_sdata(sdata: SpatialDatas) -> list[SpatialData]:
 def remember_setup(sdata: SpatialDatas, setup: SpatialSetup) -> None:
     """Register ``setup`` for every object in ``sdata``."""
     for item in each_sdata(sdata):
-        _SETUPS[item] = setup
+        SETUPS[item] = setup
 
 
 def recall_setup(sdata: SpatialData, *, default: SpatialSetup | None = None) -> SpatialSetup:
@@ -49,7 +46,7 @@ def recall_setup(sdata: SpatialData, *, default: SpatialSetup | None = None) -> 
     InputValueError
         Nothing was registered and there is no default.
     """
-    setup = _SETUPS.get(sdata, default)
+    setup = SETUPS.get(sdata, default)
     if setup is None:
         msg = (
             "this SpatialData object has not been set up; call "

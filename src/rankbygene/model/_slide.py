@@ -11,6 +11,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from rankbygene.data import frame_from_shapes
+from rankbygene.data._known_scale import known_um_per_px
 from rankbygene.errors import OutputExistsError
 from rankbygene.pp import find_tissue_tiles
 
@@ -81,7 +82,7 @@ def tissue_frame(
         tiles_key,
         image_key=image_key,
         coordinate_system=coordinate_system,
-        um_per_px=um_per_px,
+        um_per_px=known_um_per_px(sdata, image_key, um_per_px),
     )
     return frame, tiles
 

@@ -19,6 +19,7 @@ from rankbygene._checks import check_sdata
 from rankbygene.data import frame_from_shapes
 from rankbygene.data._geometry import similarity_scale
 from rankbygene.data._images import finest_level, level_shape, level_to_system
+from rankbygene.data._known_scale import known_um_per_px
 from rankbygene.data._registration import only_image, systems_of
 from rankbygene.errors import InputKeyError, InputValueError, OutputExistsError
 from rankbygene.pp._mask import (
@@ -66,7 +67,8 @@ def tile_tissue(
     step_um
         Distance of neighbouring tiles in micrometres; ``tile_um`` if None, so that they touch.
     um_per_px
-        Micrometres per pixel of the image's finest level, where the image does not tell.
+        Micrometres per pixel of the image's finest level; by default as the spots on it have it, else as
+        the image tells.
     min_tissue
         Share of a tile that has to be tissue, above 0 and up to 1.
     pieces
@@ -242,6 +244,7 @@ def _image_and_scale(
     point = gpd.GeoDataFrame({"radius": [1.0]}, geometry=shapely.points([[0.0, 0.0]]))
     probe = ShapesModel.parse(point, transformations={system: Identity()})
     apart = SpatialData(images={image_key: image}, shapes={_PROBE: probe})
+    um_per_px = known_um_per_px(sdata, image_key, um_per_px)
     frame = frame_from_shapes(apart, _PROBE, image_key=image_key, um_per_px=um_per_px)
     matrix = level_to_system(image, 0, system)
     return image_key, similarity_scale(matrix) * frame.um_per_unit
