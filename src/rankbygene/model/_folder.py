@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ import pandas as pd
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, RankByGeneError
 from rankbygene.io import atomic_directory
 from rankbygene.io._atomic import settle
+from rankbygene.io._checksums import file_checksum as _sha256
+from rankbygene.io._checksums import record_checksum as _checksum
 from rankbygene.model._schema import MAX_BYTES, SLIDE_RECORD, SPOT_RECORD, check_record
 from rankbygene.nn._weights import load_shared, save_tensors, shared_state
 
@@ -222,14 +223,3 @@ def load_module(
         msg = f"the tensors do not fit the {description} network: {error}"
         raise InputValueError(msg) from error
     module.eval()
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record, whatever its layout in the file."""
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from rankbygene.tl._hest_result import HestBench
 from rankbygene.tl._methods import BASELINES, FeatureMethod, ModelMethod
 from rankbygene.tl._references import noise_ceiling
 from rankbygene.tl._result import CrossValidation
+from rankbygene.tl._result_folder import load_result
 from rankbygene.tl._selection import NestedSelection
 from rankbygene.tl._slides import SlideEvaluation, cross_validate_slides
 
@@ -31,6 +32,7 @@ __all__ = [
     "cross_validate_slides",
     "evaluate",
     "hest_bench",
+    "load_result",
     "noise_ceiling",
     "patient_folds",
 ]

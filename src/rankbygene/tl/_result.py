@@ -15,6 +15,7 @@ import pandas as pd
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import atomic_directory
+from rankbygene.io._checksums import file_checksum, record_checksum
 from rankbygene.metrics import bootstrap_mean, paired_bootstrap
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["CEILING", "CrossValidation"]
 
 CEILING = "noise ceiling"
+# Of a saved folder. Before it had one, names of methods and checksums were missing.
+FOLDER_FORMAT = 2
 # Of these the best genes are those with least.
 _ERRORS = ("mse", "mae", "nrmse")
 _KEYS = ("method", "seed", "fold", "slide", "patient", "gene")
@@ -150,19 +153,14 @@ class CrossValidation:
 
     def to_json(self) -> str:
         """Give summary, runs and provenance as JSON; numbers that do not exist are null."""
-        values = {
-            "summary": json.loads(self.summary.to_json(orient="index")),
-            "runs": json.loads(self.runs.to_json(orient="records")),
-            "provenance": self.provenance,
-        }
-        return json.dumps(values, indent=1, default=str) + "\n"
+        return json.dumps(self._record(), indent=1, allow_nan=False) + "\n"
 
     @checked
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write everything into a folder, completely or not at all.
 
         ``summary.csv``, ``per_gene.csv``, ``runs.csv``, ``summary.md``, ``result.json`` and
-        ``predictions.h5ad``.
+        ``predictions.h5ad``; :func:`load_result` reads them again.
 
         Raises
         ------
@@ -174,11 +172,28 @@ class CrossValidation:
             self.per_gene.to_csv(folder / "per_gene.csv", index=False)
             self.runs.to_csv(folder / "runs.csv", index=False)
             (folder / "summary.md").write_text(self.to_markdown(), encoding="utf-8")
-            (folder / "result.json").write_text(self.to_json(), encoding="utf-8")
             self.predictions.write_h5ad(folder / "predictions.h5ad")
+            files = {file.name: file_checksum(file) for file in sorted(folder.iterdir())}
+            record = {"format": FOLDER_FORMAT, **self._record(), "sha256": files}
+            record["checksum"] = record_checksum(record)
+            text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+            (folder / "result.json").write_text(text, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"{_shown(self.summary).to_string()}\n{_sentence(self.provenance)}"
+
+    def _record(self) -> dict[str, Any]:
+        """What JSON says of the result, every number with all of its digits."""
+        record = {
+            "methods": self.methods,
+            "baselines": self.baselines,
+            "references": self.references,
+            "summary": _plain(self.summary.to_dict(orient="index")),
+            "runs": _plain(self.runs.to_dict(orient="records")),
+            "provenance": _plain(self.provenance),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
+        return plain
 
     @property
     def _metrics(self) -> list[str]:
@@ -249,6 +264,17 @@ def _by_unit(own: pd.DataFrame, metric: str) -> pd.DataFrame:
     if len(set(units)) > 1:
         return by_slide.groupby(pd.Index(units, name="unit")).mean()
     return by_slide
+
+
+def _plain(value: Any) -> Any:
+    """Give numbers that do not exist as None, which JSON has, at any depth."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 _DIFFERENCE = (("", "difference"), ("_low", "low"), ("_high", "high"))
