@@ -245,15 +245,21 @@ def test_a_network_of_the_user_starts_anew_in_every_fold(
 # ---- interruption, jobs, processes ----------------------------------------------------------------
 
 
+class Calls(list[str]):
+    """Counts what a method does, and is no part of what the method is: pickle keeps nothing of it."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Calls, ()
+
+
 def test_finished_folds_are_kept_and_joined(
     patients: Any, cross_validate: Any, tmp_path: Path
 ) -> None:
-    calls: list[str] = []
-    trap = {"on": True}
+    calls, trap = Calls(), Calls(["on"])
 
     def method(train: Any) -> Any:
         calls.append(",".join(train.slides))
-        if trap["on"] and len(calls) == 2:
+        if trap and len(calls) == 2:
             raise KeyboardInterrupt
         return mean_of_training(train)
 
@@ -262,7 +268,7 @@ def test_finished_folds_are_kept_and_joined(
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    trap["on"] = False
+    trap.clear()
     run(only_folds=[2])
     assert len(calls) == 3
     resumed = run()
@@ -287,8 +293,8 @@ def test_a_store_of_another_study_is_refused(
         run(FeatureMethod(Ridge(2.0)))
     (file,) = store.rglob("m.npz")
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"m\.npz cannot be read.*delete it"):
-        run(FeatureMethod(Ridge(1.0)))
+    with pytest.warns(UserWarning, match=r"m\.npz is damaged.*computed again"):
+        run(FeatureMethod(Ridge(1.0)), only_folds=[0])
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="holds other files"):

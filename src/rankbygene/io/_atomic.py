@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_directory",
     "atomic_file",
+    "check_claimable",
     "check_regular",
     "claim",
     "fill_store",
@@ -149,14 +150,7 @@ def claim(
     file = folder / name
     settle(file)
     if not file.exists():
-        foreign = [] if not folder.exists() else sorted(_foreign(folder, file, is_ours))
-        # Another process may have written the file since.
-        if foreign and not file.exists():
-            msg = (
-                f"{folder} holds other files and no {name} ({', '.join(foreign[:3])}); move them away, "
-                "or pass an empty or new folder"
-            )
-            raise InputValueError(msg)
+        check_claimable(folder, name, is_ours=is_ours)
         with contextlib.suppress(OutputExistsError), atomic_file(file) as new:
             new.write_text(json.dumps(record, indent=1), encoding="utf-8")
     check_regular(file)
@@ -165,6 +159,29 @@ def claim(
     except ValueError as error:
         msg = f"{file} is damaged ({error}); delete {folder}, or pass another"
         raise InputValueError(msg) from error
+
+
+def check_claimable(folder: Path, name: str, *, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a folder that :func:`claim` would refuse for what lies in it; nothing is written.
+
+    Raises
+    ------
+    InputValueError
+        It is a file, or holds something else and no file ``name``.
+    """
+    if folder.exists() and not folder.is_dir():
+        msg = f"{folder} is a file; pass an empty or new folder"
+        raise InputValueError(msg)
+    if not folder.exists() or (folder / name).exists():
+        return
+    foreign = sorted(_foreign(folder, folder / name, is_ours))
+    # Another process may have written the file since.
+    if foreign and not (folder / name).exists():
+        msg = (
+            f"{folder} holds other files and no {name} ({', '.join(foreign[:3])}); move them away, "
+            "or pass an empty or new folder"
+        )
+        raise InputValueError(msg)
 
 
 def _foreign(folder: Path, file: Path, is_ours: Callable[[Path], bool]) -> Iterator[str]:

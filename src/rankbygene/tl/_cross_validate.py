@@ -15,7 +15,10 @@ from joblib import Parallel, delayed
 
 from rankbygene._arguments import checked
 from rankbygene.data import Normalization, SpatialSetup, resolve_slides
+from rankbygene.data._fingerprint import fingerprint_frame
+from rankbygene.data._images import n_levels
 from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.io._checksums import file_checksum
 from rankbygene.model._fit import with_precision
 from rankbygene.model._record import PACKAGES
 from rankbygene.model._setup import each_sdata, recall_setup
@@ -30,11 +33,12 @@ from rankbygene.tl._data import (
     widest_tile,
 )
 from rankbygene.tl._folds import Fold, check_folding, check_pixels, make_folds, patient_of
+from rankbygene.tl._identity import digest, is_file_name, library_versions, tell
 from rankbygene.tl._measure import Measure
 from rankbygene.tl._methods import BASELINES, Method, MethodLike, ModelMethod, as_method, baseline
 from rankbygene.tl._result import CrossValidation
 from rankbygene.tl._scoring import REFERENCES, assemble
-from rankbygene.tl._store import FoldStore, Outcome
+from rankbygene.tl._store import UNTOLD, FoldStore, Outcome
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
@@ -81,11 +85,52 @@ class Study:
             "backbone": {
                 "name": name,
                 "pretrained": self.image.pretrained and self.image.weights is None,
-                "weights": None if self.image.weights is None else str(self.image.weights),
+                "weights": None if self.image.weights is None else _file(self.image.weights),
             },
             "tile": {"um": self.image.tile_um, "px": self.image.tile_px},
             "widest_tile_um": self.widest_tile,
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Describe it by what results depend on: contents of slides, rows of folds, weights as well."""
+        described = self.describe()
+        for name, frame in self.frames.items():
+            # A method may look at any level.
+            levels = range(n_levels(frame.sdata.images[frame.image_key]))
+            described["slides"][name] |= {
+                **fingerprint_frame(frame, levels=levels),
+                "measured genes": digest(frame.table.var_names.to_numpy(str)),
+                "array indices": digest(frame.array_index),
+            }
+        described["folds"] = {
+            name: {**fold.describe(), "rows": digest([fold.train, fold.test])}
+            for name, fold in self.folds.items()
+        }
+        described["backbone"]["contents"] = _contents(self.image)
+        return described
+
+
+def _contents(image: ImageSettings) -> Any:
+    """Tell the weights of an encoder; random ones follow from the seed."""
+    if isinstance(image.backbone, torch.nn.Module):
+        told, untold = tell(image.backbone)
+        if untold:
+            msg = (
+                f"a store needs an encoder that can be told from another one; this one depends on "
+                f"{', '.join(untold)}. Leave store out, or pass an encoder without"
+            )
+            raise InputValueError(msg)
+        return told
+    if image.weights is not None or not image.pretrained:
+        return None  # a file is told where it is named
+    _, spec = build_backbone(image.backbone, tile_px=image.tile_px)
+    return spec.weights_hash
+
+
+def _file(path: str | Path) -> dict[str, str | None]:
+    """Name a file by its contents; its place is nobody's business."""
+    place = Path(path)
+    return {"file": place.name, "sha256": file_checksum(place) if place.is_file() else None}
 
 
 @checked(allow_leaks=None)
@@ -165,7 +210,9 @@ def cross_validate(
         Each seed repeats every fold.
     store
         Folder that keeps every finished fold. A call with the same settings goes on where the
-        last one stopped.
+        last one stopped. Slides, folds, weights and methods are told by what they hold, not by their names:
+        what differs is refused, and what cannot be told (such as a file that a method holds open) is computed
+        again with a warning.
     only_folds
         Names or numbers of folds to compute, so that an array of jobs can share the work through
         ``store``. The result then holds these folds only.
@@ -219,14 +266,16 @@ def cross_validate(
         image=lambda: _image_settings(backbone, pretrained, weights, tile_um, tile_px),
     )
     chosen = _chosen_folds(study.folds, only_folds)
-    folder = None if store is None else FoldStore(store, study.describe())
+    folder = None if store is None else FoldStore(store, study.fingerprint())
+    # Told before anything runs, as methods may change what they hold.
+    settings = {} if store is None else {name: _told(value) for name, value in methods.items()}
     units = [(seed, study.folds[fold]) for seed in seeds for fold in chosen]
     threads = torch.get_num_threads()
     if n_jobs == 1:
-        outcomes = [_run(study, fold, seed, methods, folder) for seed, fold in units]
+        outcomes = [_run(study, fold, seed, methods, folder, settings) for seed, fold in units]
     else:
         outcomes = Parallel(n_jobs=n_jobs)(
-            delayed(_run_with_threads)(threads, study, fold, seed, methods, folder)
+            delayed(_run_with_threads)(threads, study, fold, seed, methods, folder, settings)
             for seed, fold in units
         )
     provenance = {
@@ -374,13 +423,21 @@ def _run_with_threads(threads: int, *arguments: Any) -> dict[str, Outcome]:
 
 
 def _run(
-    study: Study, fold: Fold, seed: int, methods: Mapping[str, Method], store: FoldStore | None
+    study: Study,
+    fold: Fold,
+    seed: int,
+    methods: Mapping[str, Method],
+    store: FoldStore | None,
+    settings: Mapping[str, str],
 ) -> dict[str, Outcome]:
     """Train and predict with every method on one fold; what the store has is not repeated."""
-    settings = {name: json.dumps(_settings(method)) for name, method in methods.items()}
     done: dict[str, Outcome | None] = dict.fromkeys(methods)
     if store is not None:
-        done = {name: store.load(name, fold.name, seed, settings[name]) for name in methods}
+        n_spots = sum(map(len, fold.test.values()))
+        for name in methods:
+            done[name] = store.load(
+                name, fold.name, seed, settings[name], n_spots=n_spots, genes=study.genes
+            )
     if all(done.values()):
         return {name: outcome for name, outcome in done.items() if outcome is not None}
     genes = panel_of(study.frames, fold, study.genes, study.panel_method)
@@ -418,6 +475,13 @@ def _run(
     return outcomes
 
 
+def _told(method: Method) -> str:
+    """Tell a method by settings, code, weights and versions, the same in every session."""
+    told, untold = tell(method)
+    parts = {"settings": _settings(method), "contents": told, "versions": library_versions()}
+    return json.dumps({**parts, UNTOLD: untold}, sort_keys=True)
+
+
 def _settings(method: Any) -> Any:
     """Describe a method in plain values, the same in every session."""
     if is_dataclass(method) and not isinstance(method, type):
@@ -431,6 +495,10 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, str | Path) and is_file_name(value):
+        return _file(value)
+    if isinstance(value, str | Path) and Path(value).is_absolute():
+        return Path(value).name
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, torch.nn.Module):
