@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 
+from rankbygene.data._chunks import decode_chunks
 from rankbygene.data._images import level_array, level_shape, level_to_system
 from rankbygene.data._panel import count_blocks
 
@@ -148,16 +150,12 @@ def fingerprint_pixels(image: Image, level: int) -> NDArray[np.uint64]:
     pixels = level_array(image, level)
     height, width = level_shape(image, level)
     rows, columns, channels = (_odd_numbers(n, of) for n, of in ((height, 1), (width, 2), (3, 3)))
-    total, top = np.zeros((), np.uint64), 0
-    for chunk_height in pixels.chunks[1]:
-        left = 0
-        for chunk_width in pixels.chunks[2]:
-            # Channels may lie in chunks of their own.
-            block = np.asarray(pixels[:, top : top + chunk_height, left : left + chunk_width])
-            sums = block.astype(np.uint64) @ columns[left : left + chunk_width]  # [3, chunk_height]
-            total += (sums @ rows[top : top + chunk_height]) @ channels
-            left += chunk_width
-        top += chunk_height
+    tops, lefts = (np.cumsum([0, *lengths]) for lengths in pixels.chunks[1:])
+    positions = np.ndindex(len(tops) - 1, len(lefts) - 1)
+    total = np.zeros((), np.uint64)
+    for (i, j), block in decode_chunks(pixels, positions, workers=min(8, os.cpu_count() or 1)):
+        sums = block.astype(np.uint64) @ columns[lefts[j] : lefts[j + 1]]  # [3, chunk_height]
+        total += (sums @ rows[tops[i] : tops[i + 1]]) @ channels
     return np.array([height, width, total[()]], np.uint64)
 
 
