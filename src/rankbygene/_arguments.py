@@ -388,11 +388,14 @@ class _Reader:
     def _union(self, options: tuple[Any, ...]) -> _Kind | None:
         """Read an alias of several kinds."""
         found: list[_Kind | None] = []
+        literals = [option for option in options if get_origin(option) is Literal]
+        if literals:  # one choice: a value that is in none of them is told all
+            found.append(_choice(tuple(one for option in literals for one in get_args(option))))
         for option in options:
+            if option in literals:
+                continue
             if option is type(None):
                 found.append(_NONE)
-            elif get_origin(option) is Literal:
-                found.append(_choice(get_args(option)))
             elif get_origin(option) is Mapping:
                 of = get_args(option)[1]
                 found.append(self._mapping(getattr(of, "__name__", str(of))))

@@ -65,6 +65,8 @@ def check_real(
         and (at_most is None or number <= at_most)
         and (below is None or number < below)
     )
+    if LARGEST_REAL < abs(number) < float("inf"):
+        wanted += f" that is not beyond {LARGEST_REAL:g}"
     if not inside:
         raise _wrong_value(name, value, wanted)
     return number
