@@ -829,7 +829,9 @@ def judge(name: str, parameter: inspect.Parameter, value: str) -> Case:
     function = public()[name]
     arguments = {**calls()[name](), parameter.name: ODD[value]()}
     try:
-        call(function, arguments)
+        # A text or a path that passes names a file, which must not stay for the next case.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            call(function, arguments)
     except RankByGeneError as error:
         return Case(name, parameter.name, value, "refused", str(error))
     except Reached:

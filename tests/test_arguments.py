@@ -29,7 +29,9 @@ def test_every_public_callable_is_tried_or_left_out_with_a_reason(arguments: Mod
 
 def test_odd_arguments_are_refused_or_work(arguments: ModuleType) -> None:
     packages = ("metrics", "nn", "module", "train", "datasets")
+    before = set(Path.cwd().iterdir())
     cases = arguments.campaign(8, packages)
+    assert set(Path.cwd().iterdir()) == before
     assert len(cases) >= 1000
     wrong = [case for case in cases if case.outcome in ("foreign", "silent")]
     assert wrong == []

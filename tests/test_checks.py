@@ -26,7 +26,9 @@ from rankbygene._checks import (
     check_one_of_names,
     check_optional,
     check_path,
+    check_places,
     check_real,
+    check_same_length,
     check_seed,
     check_text,
     check_texts,
@@ -195,6 +197,23 @@ def test_one_object_is_handed_in_once() -> None:
         check_distinct([one, other, one], "sdata")
     with pytest.raises(InputValueError, match=r"sdata\['a'\] and sdata\['b'\]"):
         check_distinct({"a": one, "b": one}, "sdata")
+
+
+def test_places_of_rows_are_counted_from_the_first() -> None:
+    flags = np.array([False, True, True])
+    for rows, places in (([2, -3], [2, 0]), (flags, [1, 2]), (np.uint8([1]), [1]), ((), [])):
+        found = check_places(rows, 3)
+        assert found.tolist() == places and found.dtype == np.intp
+    for rows in ([3], [-4], flags[:2], ["x"], [0.0], [None], 1, np.array(1), [[0]], "ab", {0}):
+        with pytest.raises(RankByGeneError, match="validation"):
+            check_places(rows, 3, "validation")
+
+
+def test_arrays_that_belong_together_have_one_length() -> None:
+    check_same_length(x0=[1, 2], y0=np.zeros(2))
+    for y0 in ([1], [[1, 2]], 1):
+        with pytest.raises(InputValueError, match=r"x0 of shape \(2,\), y0 of shape"):
+            check_same_length(x0=[1, 2], y0=y0)
 
 
 def test_a_repr_that_fails_does_not_hide_the_message() -> None:

@@ -13,7 +13,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, overload
 
@@ -379,6 +379,8 @@ class _Reader:
             return _choice(get_args(found))
         if get_origin(found) is Callable:
             return _Kind("a function", check_callable)
+        if get_origin(found) in (tuple, Sequence):
+            return self.read(str(found).replace("collections.abc.", ""))
         if not inspect.isclass(found) or getattr(found, "_is_protocol", False):
             return None
         if found.__module__.startswith("rankbygene."):
@@ -423,7 +425,9 @@ class _Reader:
         element = self.read(of)
 
         def check(value: Any, name: str) -> Any:
-            if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            wrong = isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable)
+            # An array without an axis says that it can be iterated over.
+            if wrong or getattr(value, "ndim", 1) == 0:
                 msg = f"{name} is {shown(value)}; several values are needed"
                 raise InputTypeError(msg)
             if element is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
@@ -244,17 +245,36 @@ def check_callable(value: object, name: str, what: str = "a function") -> Callab
     return value
 
 
-def check_places(rows: Any, n_rows: int, name: str = "rows") -> None:
-    """Check that places of rows, or one flag for each of them, lie among the rows."""
+def check_same_length(**arrays: Any) -> None:
+    """Check that arrays of one dimension belong together element by element."""
+    shapes = {name: np.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        found = ", ".join(f"{name} of shape {shape}" for name, shape in shapes.items())
+        msg = f"found {found}; they belong together and have to be of one dimension and one length"
+        raise InputValueError(msg)
+
+
+def check_places(rows: Any, n_rows: int, name: str = "rows") -> NDArray[np.intp]:
+    """Return places of rows, each counted from the first; of flags those that are set.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        It is no list of whole numbers or of flags, or a place lies outside of the rows.
+    """
     places = np.asarray(rows)
-    fits = (
-        len(places) == n_rows
-        if places.dtype == bool
-        else not len(places) or (places.min() >= -n_rows and places.max() < n_rows)
-    )
+    if places.ndim != 1 or len(places) and places.dtype.kind not in "iub":
+        raise _wrong_type(name, rows, "places of rows: a list of whole numbers, or of flags,")
+    if places.dtype == bool:
+        fits = len(places) == n_rows
+    else:
+        fits = not len(places) or (places.min() >= -n_rows and places.max() < n_rows)
     if not fits:
         msg = f"{name} has places outside of the {n_rows} rows that there are"
         raise InputValueError(msg)
+    if places.dtype == bool:
+        return np.flatnonzero(places)
+    return places.astype(np.intp) % max(n_rows, 1)
 
 
 def check_rows_of(rows: Mapping[str, Any] | None, slides: Sequence[str]) -> None:

@@ -33,6 +33,8 @@ def test_no_slides_and_problems_of_several(build: SimpleNamespace) -> None:
         resolve_slides([good, bad, worse])
     with pytest.raises(InputTypeError, match="object 1: needs a SpatialData"):
         resolve_slides([good, "slide.zarr"])
+    with pytest.raises(InputTypeError, match="what setups gives .* SpatialSetup is needed"):
+        resolve_slides([good], lambda _: None)  # type: ignore[arg-type,return-value]
     for given in (AnnData(np.ones((2, 2))), "slide.zarr", None):
         with pytest.raises(InputTypeError, match="spatialdata.read_zarr"):
             resolve_slides(given)

@@ -345,7 +345,7 @@ def test_options_and_features_are_checked(published: Path) -> None:
         ({"variant": "paper"}, "'corrected', 'released'"),
         ({"baselines": ["color"]}, "'mean', 'ridge'"),
         ({"precision": "bf16"}, "'bf16-mixed'"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"device": "abacus"}, "device='abacus' cannot be used"),
         ({"tasks": []}, "tasks="),
         ({"pixel_stats": ((0,), (1,))}, "three means"),

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_places
 from rankbygene.data._bags import Bag, read_tiles
 from rankbygene.data._cohort import OnError
 from rankbygene.errors import InputValueError
@@ -74,8 +75,8 @@ class BagDataModule(pl.LightningDataModule):
         if min(batch_size, max_tiles) < 1:
             msg = f"batch_size={batch_size} and max_tiles={max_tiles} have to be at least 1"
             raise InputValueError(msg)
-        self.train_idx = np.asarray(train, np.intp)
-        self.val_idx = np.asarray(validation, np.intp)
+        self.train_idx = check_places(train, len(bags), "train")
+        self.val_idx = check_places(validation, len(bags), "validation")
         if not len(self.train_idx):
             msg = "there is no bag to train on; hold out fewer"
             raise InputValueError(msg)

@@ -117,8 +117,7 @@ class ArrayBag:
         """Read the features of all tiles, or of some: ``[n, n_features]``."""
         if rows is None:
             return np.asarray(self.features, np.float32)
-        check_places(rows, self.n_tiles)
-        return np.asarray(self.features[rows], np.float32)
+        return np.asarray(self.features[check_places(rows, self.n_tiles)], np.float32)
 
 
 @checked_fields

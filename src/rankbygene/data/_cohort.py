@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rankbygene._arguments import checked, checked_fields
+from rankbygene._checks import check_instance
 from rankbygene._names import read_patients, require_names
 from rankbygene.data._bags import Bag, BagSetup, PooledBag, TableBag, bags_of, read_tiles
 from rankbygene.data._panel import first_names
@@ -128,6 +129,8 @@ def resolve_bags(
             setup = (
                 setups if isinstance(setups, BagSetup) or isinstance(item, Bag) else setups(item)
             )
+            if not isinstance(item, Bag):
+                check_instance(setup, "what setups gives for a slide", BagSetup)
             found = bags_of(item, setup, name=name or None)  # type: ignore[arg-type]
             for bag in found:
                 key = name if named and len(found) == 1 else bag.name

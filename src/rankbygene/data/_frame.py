@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-# A frame that no table holds has a set-up without one. Scales are judged where they are used.
-@checked_fields(table_key=check_string, um_per_px=None)
+# A frame that no table holds has a set-up without one.
+@checked_fields(table_key=check_string)
 @dataclass(frozen=True)
 class SpatialSetup:
     """Where table, image and counts are found; what ``setup_spatialdata`` was told.

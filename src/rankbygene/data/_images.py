@@ -13,6 +13,7 @@ from spatialdata.transformations import get_transformation
 from xarray import DataArray, DataTree
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_one_of_names
 from rankbygene.data._stored import StoredImage
 from rankbygene.errors import InputTypeError, InputValueError
 
@@ -50,7 +51,10 @@ def level_to_system(image: Image, level: int, system: str) -> NDArray[np.float64
     Pixel ``i`` spans ``[i, i + 1)``. Levels carry their own scale, which is not a power of two
     where a size is odd.
     """
-    transformation = get_transformation(_level(image, level), to_coordinate_system=system)
+    element = _level(image, level)
+    known = get_transformation(element, get_all=True)
+    check_one_of_names(system, "system", known, "coordinate system of the image")
+    transformation = known[system]
     matrix: NDArray[np.float64] = transformation.to_affine_matrix(_AXES, _AXES)
     return matrix
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 
 from rankbygene._arguments import checked
-from rankbygene._checks import check_sdata
+from rankbygene._checks import check_instance, check_sdata
 from rankbygene.data._annotation import (
     Annotation,
     array_index_of,
@@ -85,6 +85,7 @@ def resolve_object(
     with problems.collect():
         check_sdata(sdata)
         setup = setups(sdata) if callable(setups) else setups
+        check_instance(setup, "what setups gives for an object", SpatialSetup)
         annotation = read_annotation(sdata, setup.table_key)
     problems.raise_if_any()
     if counts:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_same_length
 from rankbygene.data._chunks import Position, decode_chunks
 from rankbygene.data._geometry import plan_tiles
 from rankbygene.data._images import WHITE, level_array
@@ -88,7 +89,7 @@ def stream_tiles(
     Positions in ``x0``, ``[k]``, and their tiles, ``[k, c, side, side]``. Windows that miss the
     image altogether do not appear.
     """
-    x0, y0 = np.asarray(x0), np.asarray(y0)
+    check_same_length(x0=x0, y0=y0)
     workers = min(8, os.cpu_count() or 1) if workers is None else workers
     pieces = Pieces(level.chunks[1:], x0, y0, side)
     cutter = _Cutter(pieces, level.shape[1:], x0, y0, side, fill)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -42,12 +42,12 @@ BenchVariant = Literal["corrected", "released"]
 PixelStats: TypeAlias = tuple[Sequence[float], Sequence[float]]
 
 
-@checked(tasks=None, baselines=None, variant=None, seed=None, batch_size=None)
+@checked
 def hest_bench(
     path: str | Path,
     encoder: str | torch.nn.Module,
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     pretrained: bool = True,
     weights: str | Path | None = None,
     pixel_stats: PixelStats | None = None,
@@ -126,7 +126,6 @@ def hest_bench(
     :cite:p:`jaume2024hest`; settings of the repository ``mahmoodlab/HEST`` as of September 2025.
     """
     names = _task_names(tasks)
-    _check_options(baselines, variant, batch_size, precision)
     place = choose_device(device)
     bench = read_bench(Path(path), names, drop_unmatched=variant == "corrected")
     _warn_unmatched(bench)
@@ -162,29 +161,12 @@ def hest_bench(
     return HestBench(summary=summary, per_gene=per_gene, provenance=record)
 
 
-def _task_names(tasks: Sequence[str] | None) -> tuple[str, ...]:
+def _task_names(tasks: str | Sequence[str] | None) -> tuple[str, ...]:
     names = TASKS if tasks is None else (tasks,) if isinstance(tasks, str) else tuple(tasks)
     if not names or len(set(names)) < len(names):
         msg = f"tasks={tasks!r} must name one or more different folders, such as {TASKS[:2]}"
         raise InputValueError(msg)
     return names
-
-
-def _check_options(
-    baselines: Sequence[str], variant: str, batch_size: int, precision: str | None
-) -> None:
-    for name, values, known in (
-        ("baselines", baselines, get_args(BenchBaseline)),
-        ("variant", [variant], get_args(BenchVariant)),
-        ("precision", [precision], (None, *get_args(Precision))),
-    ):
-        unknown = [value for value in values if value not in known]
-        if unknown:
-            msg = f"{name}: {unknown[0]!r} is not known; choose from {', '.join(map(repr, known))}"
-            raise InputValueError(msg)
-    if batch_size < 1:
-        msg = f"batch_size={batch_size} must be 1 or more"
-        raise InputValueError(msg)
 
 
 def _channels(values: Sequence[float], device: torch.device) -> torch.Tensor:
