@@ -773,7 +773,7 @@ def nonsense(parameter: inspect.Parameter) -> set[str]:
         bad -= {"['x']", "[]", "np.array([1, 2])", "pd.Series", "generator"}
     if parts & {"Mapping", "dict"}:
         bad -= {"{}"}
-        if "Any" in text:
+        if "Any" in text or "Mapping[str, float]" in text:
             bad -= {"{'x': 1}"}
     if parts & {"Callable", "Objective"} or "Objective" in text:
         bad -= {"lambda"}

@@ -23,6 +23,7 @@ from rankbygene._checks import (
     check_bag,
     check_callable,
     check_choice,
+    check_colormap,
     check_flag,
     check_frame,
     check_image,
@@ -83,6 +84,7 @@ BOUNDS: dict[str, Bounds | Check] = {
     "seed": {"at_least": 0, "at_most": 2**32 - 1},
     "seeds": {"at_least": 0, "at_most": 2**32 - 1},
     "key_added": check_key,
+    "cmap": check_colormap,
 }
 # Sizes in bytes are larger than any other count.
 _BYTES = {"cache_limit", "memory_limit"}

@@ -141,6 +141,17 @@ def check_key(value: object, name: str) -> str:
     return key
 
 
+def check_colormap(value: object, name: str) -> str:
+    """Return the name of a colour map of matplotlib."""
+    from matplotlib import colormaps
+
+    text = check_text(value, name)
+    if text not in colormaps:
+        msg = f"{name} is {text!r}, which is no colour map of matplotlib{nearest(text, colormaps)}"
+        raise InputValueError(msg)
+    return text
+
+
 def check_list(value: object, name: str, of: str = "values") -> list[Any]:
     """Return the elements of a list, tuple, array, Series or Index of one dimension.
 

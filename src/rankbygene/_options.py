@@ -174,4 +174,12 @@ def panel(genes: str) -> int | list[str]:
     if not path.is_file():
         msg = f"--genes {genes!r} is neither a number nor a file with one gene per line"
         raise InputValueError(msg)
-    return path.read_text(encoding="utf-8").split()
+    try:
+        found = path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        msg = f"--genes {genes!r} is no text in UTF-8; pass a file with one gene per line"
+        raise InputValueError(msg) from error
+    if not found:
+        msg = f"--genes {genes!r} names no gene; pass a file with one gene per line"
+        raise InputValueError(msg)
+    return found

@@ -20,6 +20,7 @@ import typer
 import rankbygene
 from rankbygene import _options as opt
 from rankbygene.errors import (
+    BackboneError,
     InputKeyError,
     InputTypeError,
     InputValueError,
@@ -107,6 +108,7 @@ def fit(
             msg = f"each slide needs its own --out: {len(slides)} slides, {len(out)} --out"
             raise InputValueError(msg)
         _check_free([model_dir, *out], overwrite=overwrite)
+        _check_kept(cache_dir, "--cache-dir")
         sdatas = _read_slides(slides)
         model = rankbygene.model.fit(
             sdatas,
@@ -242,6 +244,7 @@ def cross_validate(
     """Judge methods on held-out slides, with baselines beside them."""
     with _step():
         _check_free([out], overwrite=overwrite)
+        _check_kept(store, "--store")
         sdatas = _read_slides(slides)
         rankbygene.model.RankByGene.setup_spatialdata(
             sdatas,
@@ -353,7 +356,10 @@ def _step() -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except (InputValueError, InputKeyError, InputTypeError, OutputExistsError) as error:
+    # A backbone or a file of weights that cannot be had is one to be named otherwise.
+    except (
+        InputValueError, InputKeyError, InputTypeError, OutputExistsError, BackboneError,
+    ) as error:  # fmt: skip
         _fail(error, BAD_INPUT)
     except (RankByGeneError, OSError) as error:
         _fail(error, FAILED)
@@ -377,6 +383,26 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
         raise OutputExistsError(msg)
     if len({path.resolve() for path in paths}) < len(paths):
         msg = f"outputs must differ: {', '.join(map(str, paths))}"
+        raise InputValueError(msg)
+    for path in paths:
+        _check_parents(path)
+
+
+def _check_kept(folder: Path | None, option: str) -> None:
+    """Refuse a folder for what is kept between runs that is none of its own, or can be none."""
+    if folder is None:
+        return
+    # An empty text, such as that of a variable which is not set, is the same path.
+    if folder == Path():
+        msg = f"{option} is empty or the working directory; name a folder of its own"
+        raise InputValueError(msg)
+    _check_parents(folder)
+
+
+def _check_parents(path: Path) -> None:
+    files = [parent for parent in path.parents if parent.is_file()]
+    if files:
+        msg = f"{path} cannot be written: {files[0]} is a file; choose another path"
         raise InputValueError(msg)
 
 

@@ -10,15 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene._arguments import checked_fields
-from rankbygene._checks import check_string
+from rankbygene._checks import check_mapping, check_string
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
 
+def _check_scale(value: object, name: str) -> object:
+    """Judge what is said of the scale as every scale is judged: of all regions, or of each."""
+    from rankbygene.data._scale import check_um_per_px
+
+    if isinstance(value, Mapping):
+        return {
+            region: check_um_per_px(one, f"{name}[{region!r}]")
+            for region, one in check_mapping(value, name, "{region: value}").items()
+        }
+    return None if value is None else check_um_per_px(value, name)
+
+
 # A frame that no table holds has a set-up without one.
-@checked_fields(table_key=check_string)
+@checked_fields(table_key=check_string, um_per_px=_check_scale)
 @dataclass(frozen=True)
 class SpatialSetup:
     """Where table, image and counts are found; what ``setup_spatialdata`` was told.

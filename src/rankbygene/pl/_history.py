@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rankbygene._arguments import checked
-from rankbygene.errors import InputKeyError, NotTrainedError
+from rankbygene._checks import shown
+from rankbygene.errors import InputKeyError, InputTypeError, NotTrainedError
 from rankbygene.pl._style import GREY, bare, finish, open_axes, palette, root_figure
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def _runs(model: Any) -> dict[str, Any]:
 def _curves(name: str, run: Any, keys: Sequence[str]) -> Curves:
     of_run = f" of {name!r}" if name else ""
     logged: Mapping[str, pd.DataFrame] | None = getattr(run, "history", run)
+    if logged is not None and not isinstance(logged, Mapping):
+        msg = f"model{of_run} is {shown(run)}; a model, its history or a mapping of them is needed"
+        raise InputTypeError(msg)
     if not logged:
         msg = f"there is no training history{of_run} to draw; call `model.train()` first"
         raise NotTrainedError(msg)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_instance
 from rankbygene.errors import InputKeyError
 from rankbygene.pl._intervals import CEILINGS, draw_intervals, note_undefined, order_rows
 from rankbygene.pl._style import (
@@ -111,7 +112,12 @@ def scores(
 
 def _table(evaluation: Any, metrics: Sequence[str]) -> tuple[pd.DataFrame, bool]:
     """Find the table to draw, and whether it has a row per gene."""
-    table: pd.DataFrame = getattr(evaluation, "per_gene", evaluation)
+    table = check_instance(
+        getattr(evaluation, "per_gene", evaluation),
+        "evaluation",
+        pd.DataFrame,
+        "or a result of rankbygene.tl",
+    )
     summary = getattr(evaluation, "summary", None)
     if summary is not None and f"{metrics[0]}_low" in summary:
         table = summary

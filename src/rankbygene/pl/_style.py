@@ -142,6 +142,11 @@ def legend_beside(figure: Figure, handles: Sequence[object], title: str | None =
 def finish(figure: Figure, *, show: bool, save: str | Path | None) -> None:
     """Save and show a figure when that was asked for."""
     if save is not None:
+        known = figure.canvas.get_supported_filetypes()
+        kind = Path(save).suffix.lower().removeprefix(".")
+        if kind and kind not in known:
+            msg = f"save is {str(save)!r}; a file that ends in one of {', '.join(known)} is needed"
+            raise InputValueError(msg)
         figure.savefig(Path(save), dpi=150, bbox_inches="tight")
     if show:
         from matplotlib import pyplot as plt
