@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import rankbygene
@@ -187,6 +188,111 @@ def test_bad_input_is_status_2_and_leaves_nothing(
         assert text in done.stderr.replace("\n", " ")
         assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["broken.zarr"]
+
+
+TEXT = ("", " ", "a,,b", "no such thing")
+COUNT = ("", "x", "1.5", "nan", "0", "-1", "9" * 30)
+REAL = ("", "x", "nan", "inf", "-1", "0", "1e30")
+# Keys that a slide does not have are judged when it is read; these name what is made, or may be empty.
+ODD_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "fit": {
+        **dict.fromkeys(("table-key", "image-key", "layer", "coordinate-system"), TEXT),
+        **dict.fromkeys(("patient-key", "method", "fine-tune", "accelerator", "precision"), TEXT),
+        "backbone": TEXT, "um-per-px": REAL, "genes": (*COUNT, "FOLDER", "EMPTY", "BYTES"),
+        "weights": ("", "FOLDER", "NOWHERE", "BYTES"), "cache-dir": ("", "FILE", "FILE/x"),
+        "out": ("", "FILE", "FILE/x"), "model-dir": ("", "FILE", "FILE/x"), "key-added": ("", " ", "a/b", ".a"),
+        **dict.fromkeys(("n-last", "max-epochs", "batch-size"), COUNT),
+        "seed": ("", "x", "1.5", "-1", "9" * 30),
+    },
+    "predict": {
+        **dict.fromkeys(("image-key", "shapes-key", "coordinate-system", "device", "precision"), TEXT),
+        "table-key": ("", " ", "a/b", ".a"), "um-per-px": REAL, "step-um": REAL[:-1],
+        "out": ("", "FILE", "FILE/x"),
+    },
+    "evaluate": {
+        "baselines": TEXT, "precision": TEXT, "train": ("", "FILE", "NOWHERE", "FOLDER"),
+    },
+    "cross-validate": {
+        **dict.fromkeys(("method", "groups", "allow-leaks", "baselines", "fold", "backbone"), TEXT),
+        **dict.fromkeys(("table-key", "image-key", "layer", "coordinate-system"), TEXT),
+        **dict.fromkeys(("patient-key", "accelerator", "precision"), TEXT),
+        "store": ("", "FILE", "FILE/x"), "out": ("", "FILE", "FILE/x"),
+        "seeds": ("", "x", "-1", "1.5", "0,,1", "0,0", "none", "9" * 30, "\N{SUPERSCRIPT TWO}"),
+        "genes": (*COUNT, "FOLDER", "EMPTY", "BYTES"), "weights": ("", "FOLDER", "NOWHERE", "BYTES"),
+        "um-per-px": REAL, "tile-um": REAL[:-1],
+        **dict.fromkeys(("n-splits", "tile-px", "max-epochs", "batch-size"), COUNT),
+        "jobs": ("", "x", "1.5", "nan", "0", "-1"),
+    },
+    "hest-bench": {
+        **dict.fromkeys(("encoder", "tasks", "baselines", "variant", "device", "precision"), TEXT),
+        "weights": ("", "FOLDER", "NOWHERE"), "out": ("", "FILE", "FILE/x"), "batch-size": COUNT,
+        "seed": ("", "x", "1.5", "-1", "9" * 30),
+    },
+    "demo": {"out": ("", "FILE", "FILE/x"), "seed": ("", "x", "1.5", "-1", "9" * 30)},
+}  # fmt: skip
+
+
+def test_every_option_is_tried() -> None:
+    for name, command in typer.main.get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        given = {p.opts[-1] for p in command.params if p.param_type_name == "option"}
+        flags = {p.opts[-1] for p in command.params if getattr(p, "is_flag", False)}
+        flags |= {"--help", "--pretrained"}
+        assert given - flags == {f"--{option}" for option in ODD_OPTIONS.get(name, {})}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(c, option) for c, options in ODD_OPTIONS.items() for option in options]
+)
+def test_odd_options_are_status_2_and_write_nothing(
+    command: str, option: str, fitted: Path, stores: list[Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def reached(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("an odd value reached the training")
+
+    monkeypatch.setattr("rankbygene.model._base.run_training", reached)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "file").write_bytes(b"\xff\xfe\0")
+    monkeypatch.chdir(tmp_path / "work")
+    tiny = [
+        "--backbone=test_resnet",
+        "--no-pretrained",
+        "--accelerator=cpu",
+        "--genes=8",
+        "--batch-size=8",
+    ]
+    slides = [str(path) for path in stores]
+    usual = {
+        "fit": [slides[0], "--model-dir=m", *tiny],
+        "predict": [str(fitted / "model"), slides[2]],
+        "evaluate": [str(fitted / "model"), slides[2], f"--train={slides[0]}", f"--train={slides[1]}"],
+        "cross-validate": [*slides[:2], "--groups=slide", *tiny],
+        "hest-bench": [str(tmp_path / "folder"), "--encoder=test_resnet", "--no-pretrained"],
+        "demo": [],
+    }[command]  # fmt: skip
+    if command not in ("evaluate", "demo") and option != "out":
+        usual = [*usual, "--out=o"]
+    if command == "fit" and option == "n-last":
+        usual = [*usual, "--fine-tune=last_n"]
+    before = sorted(tmp_path.rglob("*"))
+    places = {
+        "FOLDER": "folder",
+        "EMPTY": "empty",
+        "BYTES": "file",
+        "FILE": "file",
+        "NOWHERE": "no",
+    }
+    for value in ODD_OPTIONS[command][option]:
+        head, *tail = value.split("/", 1)
+        text = "/".join([str(tmp_path / places[head]), *tail]) if head in places else value
+        done = runner.invoke(cli.app, [command, *usual, f"--{option}={text}"])
+        assert done.exit_code == 2, (value, done.output, done.exception)
+        assert isinstance(done.exception, SystemExit) and "Traceback" not in done.stderr
+        assert done.stdout == ""
+        assert done.stderr.strip()
+        assert sorted(tmp_path.rglob("*")) == before, value
 
 
 def test_a_failure_while_running_is_status_1_and_leaves_nothing(

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 
 import rankbygene as rbg
-from rankbygene.errors import InputKeyError, InputValueError
+from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 from rankbygene.pl._style import BLUE, GREY, ORANGE
 
 
@@ -76,6 +76,15 @@ def test_the_ceiling_is_a_line_and_a_band_where_it_exists(summary: pd.DataFrame)
     assert line(mse, "best baseline").get_xdata()[0] == 0.3
     by_error = rbg.pl.scores(summary, "mse", methods=["rankbygene", "nh2st"])
     assert labels(by_error) == ["nh2st", "rankbygene", "ridge", "mean"]
+
+
+@pytest.mark.parametrize("value", [None, float("inf"), {"pearson": 1}, {"pearson"}, [1]])
+def test_what_is_no_result_is_refused(value: object) -> None:
+    with pytest.raises(InputTypeError, match="evaluation is .*DataFrame"):
+        rbg.pl.scores(value)
+    if value is not None:
+        with pytest.raises(InputTypeError, match="a model, its history"):
+            rbg.pl.history(value)
 
 
 def test_a_result_names_its_methods_and_neighbours_are_no_baseline(summary: pd.DataFrame) -> None:

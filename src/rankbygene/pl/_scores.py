@@ -112,15 +112,11 @@ def scores(
 
 def _table(evaluation: Any, metrics: Sequence[str]) -> tuple[pd.DataFrame, bool]:
     """Find the table to draw, and whether it has a row per gene."""
-    table = check_instance(
-        getattr(evaluation, "per_gene", evaluation),
-        "evaluation",
-        pd.DataFrame,
-        "or a result of rankbygene.tl",
-    )
+    table = getattr(evaluation, "per_gene", evaluation)
     summary = getattr(evaluation, "summary", None)
     if summary is not None and f"{metrics[0]}_low" in summary:
         table = summary
+    check_instance(table, "evaluation", pd.DataFrame, "or a result of rankbygene.tl")
     per_gene = "method" in table
     missing = [name for name in metrics if name not in table]
     if missing:
