@@ -384,6 +384,6 @@ def test_command_line(published: Path, folder: Path, tmp_path: Path) -> None:
     assert broken.exit_code == 2
     assert "S1.h5" in broken.stderr
     unknown = invoke(published, "--encoder", "resnet19", "--tasks", "PAAD")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == 2
     assert "resnet18" in unknown.stderr
     assert not out.exists()
