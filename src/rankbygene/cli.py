@@ -255,7 +255,9 @@ def cross_validate(
             patient_key=patient_key,
             um_per_px=um_per_px,
         )
-        options: dict[str, Any] = {"allow_leaks": opt.names(allow_leaks) if allow_leaks else ()}
+        options: dict[str, Any] = {
+            "allow_leaks": () if allow_leaks is None else opt.names(allow_leaks)
+        }
         result = rankbygene.tl.cross_validate(
             sdatas,
             {name: name for name in opt.names(method)},
