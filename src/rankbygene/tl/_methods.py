@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 import numpy as np
 import torch
 
-from rankbygene._arguments import check_settings, checked_fields
+from rankbygene._arguments import check_settings, checked, checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.model._fit import METHODS
 from rankbygene.model._training import check_train_kwargs
@@ -112,6 +112,7 @@ class ModelMethod:
         context = self.model_kwargs.get("context_um") or ()
         return max(map(float, (image.tile_um if own is None else own, *context)))
 
+    @checked
     def over(self, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> ModelMethod:
         """Fill in settings that this one leaves open."""
         return ModelMethod(
