@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused():
         paired_bootstrap(scores, scores.T)
     with pytest.raises(InputValueError, match="level is 95"):
         bootstrap_mean(scores, level=95)
-    with pytest.raises(InputValueError, match="there are 0 resamples"):
+    with pytest.raises(InputValueError, match="n is 0; a whole number of at least 1"):
         bootstrap_interval(np.mean, scores, n=0)
     with pytest.raises(InputValueError, match=r"the arrays have \[2, 3\] rows"):
         bootstrap_interval(np.mean, scores, scores.T)

@@ -390,7 +390,7 @@ def test_input_is_checked_before_weights_are_loaded(
         (slides, {"only_folds": [0, "patient_0"]}, "different folds"),
         (slides, {"seeds": (0, 0)}, "different numbers"),
         (slides, {"genes": ["no such gene"]}, "no such gene"),
-        (slides, {"store": 3}, "path of a folder"),
+        (slides, {"store": 3}, "store is 3 of type int; a path"),
         (slides, {"store": tmp_path / "file"}, "is a file"),
         (slides, {"store": tmp_path / "folder"}, "other files"),
     ]
