@@ -9,6 +9,7 @@ import torch
 
 from rankbygene._arguments import checked
 from rankbygene.errors import NotTrainedError
+from rankbygene.model._inference import choose_device
 
 
 class TrainedModel:
@@ -33,7 +34,7 @@ class TrainedModel:
     @checked
     def to_device(self, device: str | torch.device) -> None:
         """Move the network to ``device``."""
-        self.module.to(device)
+        self.module.to(choose_device(device))
 
     def _check_trained(self) -> None:
         if not self.is_trained_:
