@@ -234,7 +234,7 @@ def test_maps_of_several_kinds_of_encoder() -> None:
 
 
 def test_choices_are_checked() -> None:
-    with pytest.raises(ValueError, match="'pre' or 'post'"):
+    with pytest.raises(ValueError, match="allowed are 'pre', 'post'"):
         make(contrast_on="both")
     with pytest.raises(ValueError, match="tokens='vector'"):
         make(contrast_on="post", sequential=True)

@@ -85,5 +85,5 @@ def test_bytes_and_floats_are_the_same_image() -> None:
     assert torch.allclose(
         module.image_features(images), module.image_features(images / 255), atol=1e-6
     )
-    with pytest.raises(ValueError, match="'joint' or 'frozen'"):
+    with pytest.raises(ValueError, match="allowed are 'joint', 'frozen'"):
         make_module("other")

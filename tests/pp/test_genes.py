@@ -127,7 +127,7 @@ def test_a_panel_is_checked_against_the_slides(counts):
         check_panel(["x"], frames)
     with pytest.raises(InputValueError, match="panel is empty"):
         check_panel([], frames)
-    with pytest.raises(InputTypeError, match="genes is the string 'strong'"):
+    with pytest.raises(InputTypeError, match="genes is 'strong' of type str; a list"):
         check_panel("strong", frames)
 
 
@@ -137,7 +137,7 @@ def test_impossible_requests_are_refused(counts):
         select_genes(sdata, method="best")
     with pytest.raises(InputValueError, match="n_genes is 0"):
         select_genes(sdata, 0)
-    with pytest.raises(InputValueError, match="no slide was given"):
+    with pytest.raises(InputValueError, match="at least one"):
         select_genes([])
     with pytest.raises(InputValueError, match="no gene is on all of the 2 slides"):
         select_genes([sdata, slide(counts, [f"x{i}" for i in range(14)])])
