@@ -286,6 +286,12 @@ class World:
         )  # fmt: skip
 
     @cached_property
+    def saved_result(self) -> Path:
+        path = self.new()
+        self.result.save(path)
+        return path
+
+    @cached_property
     def y(self) -> Any:
         return np.random.default_rng(0).normal(size=(12, 3))
 
@@ -673,6 +679,7 @@ def _judges() -> dict[str, Callable[[], dict[str, Any]]]:
         "tl.CrossValidation.compare": lambda: {"self": W.result, "a": "mean", "b": "ridge"},
         "tl.CrossValidation.top_k": lambda: {"self": W.result, "k": 2},
         "tl.CrossValidation.save": lambda: {"self": W.result, "path": W.new()},
+        "tl.load_result": lambda: {"path": W.saved_result},
         "pl.attention_map": lambda: {"sdata": W.attended},
         "pl.top_tiles": lambda: {"sdata": W.attended, "n_tiles": 2, "tile_px": 32},
         "pl.calibration": lambda: {"predicted": np.linspace(0.1, 0.9, 12), "outcome": W.event},
