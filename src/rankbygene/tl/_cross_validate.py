@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 from joblib import Parallel, delayed
 
 from rankbygene._arguments import checked
+from rankbygene._parent import die_with_parent
 from rankbygene.data import Normalization, SpatialSetup, resolve_slides
 from rankbygene.data._fingerprint import fingerprint_frame
 from rankbygene.data._images import n_levels
@@ -275,7 +277,9 @@ def cross_validate(
         outcomes = [_run(study, fold, seed, methods, folder, settings) for seed, fold in units]
     else:
         outcomes = Parallel(n_jobs=n_jobs)(
-            delayed(_run_with_threads)(threads, study, fold, seed, methods, folder, settings)
+            delayed(_run_in_worker)(
+                os.getpid(), threads, study, fold, seed, methods, folder, settings
+            )
             for seed, fold in units
         )
     provenance = {
@@ -416,8 +420,12 @@ def _chosen_folds(folds: Mapping[str, Fold], only: Sequence[str | int] | None) -
     return chosen
 
 
-def _run_with_threads(threads: int, *arguments: Any) -> dict[str, Outcome]:
-    """Run in a worker process with the threads of its parent: sums depend on their number."""
+def _run_in_worker(parent: int, threads: int, *arguments: Any) -> dict[str, Outcome]:
+    """Run in a worker process with the threads of its parent, on whose number sums depend.
+
+    It ends with its parent, also where that is killed.
+    """
+    die_with_parent(parent)
     torch.set_num_threads(threads)
     return _run(*arguments)
 
