@@ -229,6 +229,8 @@ def test_a_logger_stands_beside_the_history_and_training_can_stop_early(
         "precision": "32-true",
         "enable_progress_bar": False,
     }
+    # A rate of zero never improves on the first epoch.
+    still = {"lr": 0.0, "gene_lr": 0.0}
     checkpoint = ModelCheckpoint(tmp_path, filename="last")
     model = fit_tiny(
         make_slides(3),
@@ -239,8 +241,7 @@ def test_a_logger_stands_beside_the_history_and_training_can_stop_early(
             "callbacks": [checkpoint],
             "early_stopping": True,
             "early_stopping_patience": 1,
-            # A rate of zero never improves on the first epoch.
-            "plan_kwargs": {"lr": 0.0, "gene_lr": 0.0},
+            "plan_kwargs": still,
         },
     )
     assert 1 < len(model.history["train_loss"]) < 6
@@ -248,7 +249,10 @@ def test_a_logger_stands_beside_the_history_and_training_can_stop_early(
     assert {"train_loss", "validation_loss"} <= set(logged.columns)
     assert (tmp_path / "last.ckpt").exists()
     resumed = fit_tiny(
-        make_slides(3), max_epochs=6, train_kwargs={**train, "ckpt_path": tmp_path / "last.ckpt"}
+        make_slides(3),
+        max_epochs=6,
+        train_kwargs={**train, "ckpt_path": tmp_path / "last.ckpt", "plan_kwargs": still},
     )
     done = len(model.history["train_loss"])
-    assert len(resumed.history["train_loss"]) == 6 - done
+    assert list(resumed.history["train_loss"].index) == list(range(6))
+    assert resumed.history["train_loss"][:done].equals(model.history["train_loss"])

@@ -64,7 +64,8 @@ def test_a_score_that_is_not_a_number_is_never_best() -> None:
 
 def test_an_unknown_monitor_leaves_the_last_weights() -> None:
     plan, best = Plan([1.0, 2.0]), BestWeights("other")
-    fit(plan, best)
+    with pytest.warns(UserWarning, match="the last weights are kept"):
+        fit(plan, best)
     assert best.best_epoch is None
 
 

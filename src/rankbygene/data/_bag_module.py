@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -15,6 +15,8 @@ from rankbygene._arguments import checked
 from rankbygene._checks import check_places
 from rankbygene.data._bags import Bag, read_tiles
 from rankbygene.data._cohort import OnError
+from rankbygene.data._orders import Passes
+from rankbygene.data._resumable import ResumableBatches, sample_of
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
 __all__ = ["BagDataModule"]
 
 Batch = dict[str, torch.Tensor]
+# Bags of which a tile is read to tell data apart.
+_BAGS_LOOKED_AT = 16
 Item = tuple[int, int]  # a bag and the pass over the bags, which together seed its sample
 
 
-class BagDataModule(pl.LightningDataModule):
+class BagDataModule(ResumableBatches):
     """Batches of bags with what is to be learnt of them.
 
     A batch is a dict of tensors: ``features`` float32 ``[B, T, n_features]``, padded to the largest
@@ -83,6 +87,7 @@ class BagDataModule(pl.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self._batches = _Batches(bags, targets, max_tiles, seed, on_error)
         self._train_sampler = _ShuffledBatches(self.train_idx, batch_size, seed)
+        self._bags, self._targets, self._max_tiles = bags, targets, max_tiles
 
     @property
     def n_train(self) -> int:
@@ -104,6 +109,17 @@ class BagDataModule(pl.LightningDataModule):
             return []
         parts = np.array_split(self.val_idx, -(-self.n_val // self.batch_size))
         return self._loader(_FixedBatches([[(int(i), 0) for i in part] for part in parts]))
+
+    def _train_order(self) -> Passes:
+        return self._train_sampler
+
+    def _content(self) -> Iterator[Any]:
+        yield from (self.seed, self.batch_size, self._max_tiles, self.train_idx, self.val_idx)
+        yield {name: np.asarray(values) for name, values in self._targets.items()}
+        yield [bag.n_tiles for bag in self._bags]
+        for i in sample_of(self.train_idx)[:_BAGS_LOOKED_AT]:
+            with suppress(InputValueError):
+                yield read_tiles(self._bags[i], np.zeros(1, np.intp))
 
     def _loader(self, batches: Sampler[list[Item]]) -> DataLoader[Batch]:
         return DataLoader(
@@ -168,22 +184,23 @@ class _Batches(Dataset[Batch]):
             return None
 
 
-class _ShuffledBatches(Sampler["list[Item]"]):
+class _ShuffledBatches(Passes, Sampler["list[Item]"]):
     """Bags in a new order at every pass, in batches of nearly equal size."""
 
     def __init__(self, bags: NDArray[np.intp], batch_size: int, seed: int) -> None:
+        super().__init__()
         self._bags, self._seed = bags, seed
         self._n_batches = -(-len(bags) // batch_size)
-        self._epoch = 0
 
     def __len__(self) -> int:
         return self._n_batches
 
     def __iter__(self) -> Iterator[list[Item]]:
-        self._epoch += 1
-        order = np.random.default_rng([self._seed, self._epoch]).permutation(self._bags)
-        for part in np.array_split(order, self._n_batches):
-            yield [(int(i), self._epoch) for i in part]
+        before, first = self.begin()
+        epoch = before + 1  # 0 is the sample of validation
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._bags)
+        for part in np.array_split(order, self._n_batches)[first:]:
+            yield [(int(i), epoch) for i in part]
 
 
 class _FixedBatches(Sampler["list[Item]"]):

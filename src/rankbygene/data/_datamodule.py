@@ -13,7 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene._arguments import checked
-from rankbygene.data._orders import FixedBatches, ShuffledBatches, in_storage_order
+from rankbygene.data._orders import FixedBatches, Passes, ShuffledBatches, in_storage_order
+from rankbygene.data._resumable import ResumableBatches, sample_of
 from rankbygene.data._shares import Shares
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -45,7 +46,7 @@ class Tiles(Protocol):
     ) -> NDArray[np.uint8] | dict[str, torch.Tensor]: ...
 
 
-class SpatialDataModule(pl.LightningDataModule):
+class SpatialDataModule(ResumableBatches):
     """Batches over the rows of a tile bank and an expression bank.
 
     A batch is a dict of tensors: ``image`` uint8 ``[B, 3, px, px]``, ``expression`` float32
@@ -129,7 +130,8 @@ class SpatialDataModule(pl.LightningDataModule):
         train = self.train_idx
         if shuffle_window is not None:
             train = in_storage_order(bank, train)
-        self._train_sampler: Sampler[Any] = ShuffledBatches(
+        self._bank, self._expression, self._window = bank, expression, shuffle_window
+        self._train_sampler: Any = ShuffledBatches(
             train, batch_size, seed, drop_last, shuffle_window, getattr(bank, "read_ahead", None)
         )
 
@@ -166,8 +168,29 @@ class SpatialDataModule(pl.LightningDataModule):
     def _loader(self, batches: Sampler[NDArray[np.intp]]) -> DataLoader[Batch]:
         return _loader(self._batches, batches, self.seed)
 
+    def _train_order(self) -> Passes:
+        order: Passes = self._train_sampler
+        return order
 
-class TileDataModule(pl.LightningDataModule):
+    def _content(self) -> Iterator[Any]:
+        yield from (self.seed, self.batch_size, self.drop_last, self._window)
+        yield from (self.train_idx, self.val_idx)
+        yield from (self._expression.values, self._expression.measured)
+        inputs = self._bank[sample_of(self.train_idx)]
+        if not isinstance(inputs, dict):
+            yield inputs
+
+    def sample(self) -> dict[str, torch.Tensor]:
+        """Give the kept features of a few spots, if there are any, in one orientation."""
+        inputs = self._bank[sample_of(self.train_idx)]
+        return (
+            {n: rows[:, 0].float() for n, rows in inputs.items()}
+            if isinstance(inputs, dict)
+            else {}
+        )
+
+
+class TileDataModule(ResumableBatches):
     """Batches over all rows of a tile bank, without expression.
 
     A batch is a dict with ``image``, uint8 ``[B, 3, px, px]``. Rows are shuffled anew in every
@@ -188,8 +211,6 @@ class TileDataModule(pl.LightningDataModule):
         If there are fewer tiles than one batch holds.
     """
 
-    n_val = 0
-
     @checked
     def __init__(self, bank: Tiles, *, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
@@ -199,13 +220,20 @@ class TileDataModule(pl.LightningDataModule):
                 "between 1 and that, or cut more tiles (a smaller step_um)"
             )
             raise InputValueError(msg)
-        self.seed = seed
-        self._bank = _TileBatches(bank)
+        self.batch_size, self.seed = batch_size, seed
+        self._bank = bank
         self._sampler = ShuffledBatches(np.arange(len(bank)), batch_size, seed, drop_last=True)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the shuffled batches."""
-        return _loader(self._bank, shared(self._sampler, self.trainer), self.seed)
+        return _loader(_TileBatches(self._bank), shared(self._sampler, self.trainer), self.seed)
+
+    def _train_order(self) -> Passes:
+        return self._sampler
+
+    def _content(self) -> Iterator[Any]:
+        yield from (self.seed, self.batch_size, len(self._bank))
+        yield self._bank[sample_of(np.arange(len(self._bank)))]
 
 
 def shared(batches: Sampler[Any], trainer: pl.Trainer | None) -> Sampler[Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from rankbygene.data._datamodule import (
     shared,
 )
 from rankbygene.data._neighbors import local_places, nearest_spots
-from rankbygene.data._orders import FixedBatches
+from rankbygene.data._orders import FixedBatches, Passes
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -126,6 +126,11 @@ class NeighbourhoodDataModule(SpatialDataModule):
         starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
         return self._loader(FixedBatches([[rows] for rows in np.split(self.test_idx, starts)]))
 
+    def _content(self) -> Iterator[Any]:
+        yield from super()._content()
+        yield self.patch_size
+        yield from self._centers
+
     def _by_slide(
         self, rows: NDArray[np.intp]
     ) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
@@ -209,7 +214,7 @@ class _HoodBatches(Dataset[Batch]):
         }
 
 
-class _PatchBatches(Sampler["list[NDArray[np.intp]]"]):
+class _PatchBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
     """Batches of patches, cut and ordered anew at every pass by the seed and the pass alone."""
 
     def __init__(
@@ -220,20 +225,20 @@ class _PatchBatches(Sampler["list[NDArray[np.intp]]"]):
         seed: int,
         drop_last: bool,
     ) -> None:
+        super().__init__()
         self._slides = slides
         self._patch_size, self._seed = patch_size, seed
         n_full, rest = divmod(sum(len(rows) for rows, _ in slides), batch_size)
         self._sizes = [batch_size] * n_full + ([rest] if rest and not drop_last else [])
-        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def __iter__(self) -> Iterator[list[NDArray[np.intp]]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        self._epoch += 1
+        epoch, first = self.begin()
+        rng = np.random.default_rng([self._seed, epoch])
         patches = _cut(self._slides, self._patch_size, rng)
-        yield from _filled(patches, rng, self._sizes)
+        yield from islice(_filled(patches, rng, self._sizes), first, None)
 
 
 def _cut(

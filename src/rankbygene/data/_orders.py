@@ -15,7 +15,32 @@ if TYPE_CHECKING:
 _BLOCK = 16
 
 
-class ShuffledBatches(Sampler["NDArray[np.intp]"]):
+class Passes:
+    """Which pass over the rows comes next, and where in it a resumed fit goes on.
+
+    Lightning says which epoch begins; by itself every pass is the one after the last.
+    """
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._start = (0, 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the next pass."""
+        self._epoch = epoch
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Leave out the batches of a pass that come before this one, when it begins next."""
+        self._start = (epoch, batch)
+
+    def begin(self) -> tuple[int, int]:
+        """Give the pass that begins and its first batch."""
+        epoch, (known, batch) = self._epoch, self._start
+        self._epoch, self._start = epoch + 1, (0, 0)
+        return epoch, batch if epoch == known else 0
+
+
+class ShuffledBatches(Passes, Sampler["NDArray[np.intp]"]):
     """Rows in a new order at every pass; the order depends on the seed and the pass alone."""
 
     def __init__(
@@ -27,25 +52,26 @@ class ShuffledBatches(Sampler["NDArray[np.intp]"]):
         window: int | None = None,
         read_ahead: Callable[[NDArray[np.intp]], None] | None = None,
     ) -> None:
+        super().__init__()
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._window, self._read_ahead = window, read_ahead
         self._n_used = len(rows) - len(rows) % batch_size if drop_last else len(rows)
-        self._epoch = 0
 
     def __len__(self) -> int:
         return -(-self._n_used // self._batch_size)
 
     def __iter__(self) -> Iterator[NDArray[np.intp]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        self._epoch += 1
+        epoch, first = self.begin()
+        rng = np.random.default_rng([self._seed, epoch])
         if self._window is None:
             order = rng.permutation(self._rows)
         else:
             order = shuffled_in_windows(self._rows, self._window, rng)
-        announced = 0
-        for start in range(0, self._n_used, self._batch_size):
+        begin = first * self._batch_size
+        announced = begin - begin % self._window if self._window else 0
+        for start in range(begin, self._n_used, self._batch_size):
             if self._window and self._read_ahead:
                 # This window, and the next one once this one has begun.
                 while announced < min(start + self._window, len(order)):

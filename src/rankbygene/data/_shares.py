@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import Sampler
 
+from rankbygene.data._orders import Passes
 from rankbygene.errors import InputValueError
 
 __all__ = ["Shares"]
@@ -31,6 +32,11 @@ class Shares(Sampler[Any]):
 
     def __len__(self) -> int:
         return len(self._batches)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the batches which epoch begins."""
+        if isinstance(self._batches, Passes):
+            self._batches.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         return map(self._share, self._batches)

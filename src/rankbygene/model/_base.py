@@ -24,11 +24,13 @@ from rankbygene.errors import InputValueError
 from rankbygene.model._features import keep_features
 from rankbygene.model._files import FilesMixin
 from rankbygene.model._inference import BATCH_SIZE, choose_precision
+from rankbygene.model._last_good import good_state_kept
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._results import ResultsMixin
 from rankbygene.model._seen import SpotRecord
 from rankbygene.model._setup import recall_setup, remember_setup
 from rankbygene.model._training import (
+    check_before_training,
     check_trainer,
     default_max_epochs,
     largest_batch,
@@ -255,49 +257,56 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         compile: bool,
         gradient_checkpointing: bool,
         trainer_kwargs: Mapping[str, Any],
+        finish: Callable[[ExpressionBank], None],
         **runner: Any,
-    ) -> ExpressionBank:
-        """Train the module by the method's plan; ``runner`` goes to :func:`run_training`."""
+    ) -> None:
+        """Train the module by the method's plan, and ``finish``; ``runner`` goes to the training."""
         plan_kwargs = self._settings("plan_kwargs", plan_kwargs)
         check_trainer(max_epochs, trainer_kwargs, **runner)
+        runner = {**runner, **trainer_kwargs}
         encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
-        self._check_encoding(encoding, trainer_kwargs.get("strategy"))
+        self._check_encoding(encoding, runner.get("strategy"))
+        plan = self._build_plan(dict(plan_kwargs))
+        train = self.training_split.rows("train")
+        validation = self.training_split.rows("validation")
+        check_before_training(plan, validated=len(validation) > 0, **runner)
         device = training_device(runner["accelerator"], runner["devices"])
         runner["precision"] = choose_precision(runner["precision"], device)
-        plan = self._build_plan(dict(plan_kwargs))
-        n_validation = len(self.training_split.rows("validation"))
         if batches["batch_size"] != "auto":
-            plan.check_sizes(batches["batch_size"], n_validation)
+            plan.check_sizes(batches["batch_size"], len(validation))
         bank = self._expression_bank()
-        train = self.training_split.rows("train")
-        self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
-        inputs = self._inputs(device, runner["precision"])
-        epochs = max_epochs or default_max_epochs(len(train))
-        with encoders_for_training(self.module, **encoding):
-            if batches["batch_size"] == "auto":
+        with good_state_kept(self, partial(finish, bank)):
+            self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
+            inputs = self._inputs(device, runner["precision"])
+            epochs = max_epochs or default_max_epochs(len(train))
+            with encoders_for_training(self.module, **encoding):
                 make = partial(self._build_datamodule, inputs, bank, plan)
-                with forked_rng(self.seed):
-                    size = largest_batch(
-                        plan,
-                        make,
-                        batches,
-                        len(train),
-                        device=device,
-                        precision=runner["precision"],
-                    )
-                plan.check_sizes(size, n_validation)
-                batches = {**batches, "batch_size": size}
-            datamodule = self._build_datamodule(inputs, bank, plan, **batches)
-            self.training_params = {
-                "max_epochs": epochs,
-                "precision": runner["precision"],
-                "accelerator": device.type,
-                **batches,
-                **plan_kwargs,
-            }
-            self._record_split()
-            run_training(self, plan, datamodule, max_epochs=epochs, **runner, **trainer_kwargs)
-        return bank
+                if batches["batch_size"] == "auto":
+                    size = self._largest_batch(make, plan, batches, device, runner["precision"])
+                    plan.check_sizes(size, len(validation))
+                    batches = {**batches, "batch_size": size}
+                datamodule = make(**batches)
+                self.training_params = {
+                    "max_epochs": epochs,
+                    "precision": runner["precision"],
+                    "accelerator": device.type,
+                    **batches,
+                    **plan_kwargs,
+                }
+                self._record_split()
+                run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+
+    def _largest_batch(
+        self,
+        make: Callable[..., SpatialDataModule],
+        plan: SpotPlan,
+        batches: Mapping[str, Any],
+        device: torch.device,
+        precision: str,
+    ) -> int:
+        n_train = len(self.training_split.rows("train"))
+        with forked_rng(self.seed):
+            return largest_batch(plan, make, batches, n_train, device=device, precision=precision)
 
     def _settings(self, name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
         """Check settings that training hands on."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rankbygene._checks import check_choice
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, TrainingError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,6 +159,26 @@ def collect(
     for store in waiting:
         store()
     return out
+
+
+def finite(values: dict[str, NDArray[np.float32]], place: str) -> dict[str, NDArray[np.float32]]:
+    """Hand results on if they are numbers.
+
+    Raises
+    ------
+    TrainingError
+        Some are not; how many of what, and of which slide.
+    """
+    broken = {name: n for name, array in values.items() if (n := int((~np.isfinite(array)).sum()))}
+    if broken:
+        texts = [f"{n:,} of {values[name].size:,} values of {name}" for name, n in broken.items()]
+        msg = (
+            f"slide {place!r}: {' and '.join(texts)} are not finite, so that nothing is given or "
+            "written; the model's weights cannot be used: train it again, with a lower learning rate or "
+            "precision='32-true'"
+        )
+        raise TrainingError(msg)
+    return values
 
 
 def _send(tiles: NDArray[np.uint8], device: torch.device) -> torch.Tensor:

@@ -288,7 +288,7 @@ class NH2ST(BaseSpatialModel):
         """
         if patch_size is None:
             patch_size = 32 if batch_size == "auto" else min(32, batch_size)
-        bank = self._fit(
+        self._fit(
             max_epochs,
             {"batch_size": batch_size, "patch_size": patch_size},
             plan_kwargs or {},
@@ -303,7 +303,11 @@ class NH2ST(BaseSpatialModel):
             logger=logger,
             callbacks=callbacks,
             trainer_kwargs=trainer_kwargs,
+            finish=self._finish,
         )
+
+    def _finish(self, bank: ExpressionBank) -> None:
+        """Note how far apart the spots were, and score the validation spots."""
         spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]
         self.training_params["spacing_um"] = float(np.nanmean(spacings))
         self.validation_pearson = validation_pearson(

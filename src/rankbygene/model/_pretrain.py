@@ -20,6 +20,7 @@ from rankbygene.model._inference import choose_precision
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._slide import tissue_frame
 from rankbygene.model._training import (
+    check_before_training,
     check_trainer,
     default_max_epochs,
     run_training,
@@ -100,9 +101,10 @@ class PretrainedBackbone:
 class _Trainee:
     """What the runner trains."""
 
-    def __init__(self, module: SimCLRModule, seed: int) -> None:
+    def __init__(self, module: SimCLRModule, seed: int, training: Mapping[str, Any]) -> None:
         self.module = module
         self.seed = seed
+        self.training_params = training
         self.is_trained_ = False
         self.history_: dict[str, pd.DataFrame] | None = None
 
@@ -218,6 +220,14 @@ def pretrain(
         )
     settings: dict[str, Any] = {"lr": lr, "temperature": temperature, "crop": crop}
     plan = SimCLRPlan(module, seed=seed, **settings)
+    runner: dict[str, Any] = {
+        "accelerator": accelerator,
+        "devices": devices,
+        "early_stopping": False,
+        "monitor": "validation_loss",
+        **trainer_kwargs,
+    }
+    check_before_training(plan, validated=False, **runner)
     tile: dict[str, Any] = {"tile_um": tile_um or spec.tile_um, "tile_px": tile_px or spec.tile_px}
     frames = _frames(sdatas, tile, image_key=image_key, um_per_px=um_per_px, step_um=step_um)
     bank = TileBank.build(frames, **tile, cache_dir=cache_dir)
@@ -228,21 +238,17 @@ def pretrain(
         "batch_size": batch_size,
         **settings,
     }
-    trainee = _Trainee(module, seed)
+    trainee = _Trainee(module, seed, training)
     run_training(
         trainee,
         plan,
         TileDataModule(bank, batch_size=batch_size, seed=seed),
         max_epochs=training["max_epochs"],
-        accelerator=accelerator,
-        devices=devices,
         precision=precision,
-        early_stopping=False,
         early_stopping_patience=1,
-        monitor="train_loss",
         logger=None,
         callbacks=callbacks,
-        **trainer_kwargs,
+        **runner,
     )
     params = {
         "version": __version__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from rankbygene.data._row_groups import row_groups
 from rankbygene.errors import InputValueError
 from rankbygene.model._base import BaseSpatialModel
 from rankbygene.model._inference import BATCH_SIZE
+from rankbygene.model._last_good import good_state_kept
 from rankbygene.model._random import forked_rng
 from rankbygene.model._training import validation_pearson
 from rankbygene.module import RankByGeneModule, load_released_checkpoint
@@ -239,7 +241,7 @@ class RankByGene(BaseSpatialModel):
             A loss was not finite; the step and the term are named.
         """
         head_settings = self._settings("head_kwargs", head_kwargs)
-        bank = self._fit(
+        self._fit(
             max_epochs,
             {"batch_size": batch_size},
             plan_kwargs or {},
@@ -254,8 +256,8 @@ class RankByGene(BaseSpatialModel):
             logger=logger,
             callbacks=callbacks,
             trainer_kwargs=trainer_kwargs,
+            finish=partial(self._finish, head_kwargs=head_settings),
         )
-        self._finish(bank, head_settings)
 
     @checked
     def load_released(
@@ -286,10 +288,11 @@ class RankByGene(BaseSpatialModel):
             )
             raise InputValueError(msg)
         head_settings = self._settings("head_kwargs", head_kwargs)
-        load_released_checkpoint(path, self.module)
-        self.is_trained_ = True
-        self.training_params = {"released_checkpoint": Path(path).name}
-        self._finish(self._expression_bank(), head_settings)
+        bank = self._expression_bank()
+        with good_state_kept(self, partial(self._finish, bank, head_settings)):
+            load_released_checkpoint(path, self.module)
+            self.is_trained_ = True
+            self.training_params = {"released_checkpoint": Path(path).name}
 
     def _finish(self, bank: ExpressionBank, head_kwargs: Mapping[str, Any]) -> None:
         """Fit the frozen head, if there is one, and score the validation spots."""

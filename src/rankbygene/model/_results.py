@@ -27,6 +27,7 @@ from rankbygene.model._inference import (
     FULL,
     AnyPrecision,
     choose_precision,
+    finite,
     run_over_tiles,
 )
 from rankbygene.model._record import provenance
@@ -303,7 +304,7 @@ class ResultsMixin(ModelState):
             batch_size=BATCH_SIZE,
             precision=precision,
         )
-        return self._combine(values, frame, chosen, needed)
+        return finite(self._combine(values, frame, chosen, needed), frame.slide)
 
     def _stream(
         self, frame: SpotFrame, rows: NDArray[np.intp]
@@ -330,8 +331,7 @@ class ResultsMixin(ModelState):
         mask = torch.from_numpy(measured).expand(values.shape).to(self.device)
         with torch.inference_mode():
             latent = self._apply_genes(torch.from_numpy(values).to(self.device), mask)
-        array: NDArray[np.float32] = latent.float().cpu().numpy()
-        return array
+        return finite({"gene latent": latent.float().cpu().numpy()}, frame.slide)["gene latent"]
 
     def _slide_result(self, frame: SpotFrame, precision: AnyPrecision) -> SlideResult:
         values = self._run(frame, precision=precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
@@ -26,10 +27,16 @@ from rankbygene.data._cohort import OnError, PatientUnit, check_on_error, check_
 from rankbygene.data._folds import hold_out_patients
 from rankbygene.errors import InputValueError
 from rankbygene.model._inference import choose_precision
+from rankbygene.model._last_good import good_state_kept
 from rankbygene.model._random import choose_seed, forked_rng
 from rankbygene.model._setup import remember_features
 from rankbygene.model._slide_files import SlideFilesMixin
-from rankbygene.model._training import check_trainer, run_training, training_device
+from rankbygene.model._training import (
+    check_before_training,
+    check_trainer,
+    run_training,
+    training_device,
+)
 from rankbygene.module import SlideModule
 from rankbygene.nn import Pooling
 from rankbygene.train import SlidePlan
@@ -216,38 +223,44 @@ class SlideModel(SlideFilesMixin):
         cohort = self._own_cohort()
         outcomes = cohort.outcomes
         label_of_unit = self._label_of_unit(outcomes)
+        validation = np.flatnonzero(label_of_unit == "validation")
+        plan = SlidePlan(self.module, self._objective, **settings)
+        runner = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "early_stopping": early_stopping,
+            "monitor": monitor,
+            **trainer_kwargs,
+        }
+        check_before_training(plan, validated=len(validation) > 0, **runner)
         datamodule = BagDataModule(
             list(cohort.units.values()),
             self._targets(outcomes),
             train=np.flatnonzero(label_of_unit == "train"),
-            validation=np.flatnonzero(label_of_unit == "validation"),
+            validation=validation,
             batch_size=batch_size,
             max_tiles=max_tiles,
             seed=self.seed,
             on_error=self.on_error,
         )
         epochs = max_epochs or int(np.clip(round(BAGS_SEEN / datamodule.n_train), 20, 100))
-        self.training_params = {
-            "max_epochs": epochs, "batch_size": batch_size, "max_tiles": max_tiles,
-            "precision": precision, "accelerator": device.type, **settings,
-        }  # fmt: skip
-        run_training(
-            self,
-            SlidePlan(self.module, self._objective, **settings),
-            datamodule,
-            max_epochs=epochs,
-            accelerator=accelerator,
-            devices=devices,
-            precision=precision,
-            early_stopping=early_stopping,
-            early_stopping_patience=early_stopping_patience,
-            monitor=monitor,
-            logger=logger,
-            callbacks=callbacks,
-            **trainer_kwargs,
-        )
+        with good_state_kept(self, partial(self._after_training, outcomes)):
+            self.training_params = {
+                "max_epochs": epochs, "batch_size": batch_size, "max_tiles": max_tiles,
+                "precision": precision, "accelerator": device.type, **settings,
+            }  # fmt: skip
+            run_training(
+                self,
+                plan,
+                datamodule,
+                max_epochs=epochs,
+                precision=precision,
+                early_stopping_patience=early_stopping_patience,
+                logger=logger,
+                callbacks=callbacks,
+                **runner,
+            )
         self.trainer = None
-        self._after_training(outcomes)
 
     # ---- what a subclass says --------------------------------------------------------------------
 

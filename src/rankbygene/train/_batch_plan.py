@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import torch
 from torch import nn
 
@@ -15,6 +14,7 @@ from rankbygene.errors import InputValueError
 from rankbygene.train._gather import gather, gather_batch
 from rankbygene.train._grad_cache import Encoder, Tiles, encode_in_chunks
 from rankbygene.train._shard import shard
+from rankbygene.train._watched_plan import WatchedPlan
 
 __all__ = ["Batch", "BatchPlan", "WholeBatch"]
 
@@ -39,7 +39,7 @@ class WholeBatch(NamedTuple):
     targets: Batch
 
 
-class BatchPlan(pl.LightningModule):
+class BatchPlan(WatchedPlan):
     """Training by losses that compare the tiles of a batch.
 
     Every process encodes its share of the tiles, in chunks where memory is short, and compares the
@@ -60,27 +60,15 @@ class BatchPlan(pl.LightningModule):
         ``chunk_size`` is below 1.
     """
 
-    module: Any
-
     @checked
     def __init__(self, module: nn.Module, *, chunk_size: int | None, seed: int) -> None:
-        super().__init__()
+        super().__init__(module)
         if chunk_size is not None and chunk_size < 1:
             msg = f"chunk_size is {chunk_size}; pass the tiles to encode at a time, at least 1, or None"
             raise InputValueError(msg)
-        self.module = module
         self.chunk_size = chunk_size
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
-
-    def setup(self, stage: str) -> None:
-        """Compute in one thread where a notebook's process was forked.
-
-        A forked process has none of the threads that its parent computed with, and OpenMP would
-        wait for them for ever.
-        """
-        if getattr(self.trainer.strategy.launcher, "_start_method", None) == "fork":
-            torch.set_num_threads(1)
 
     def configure_model(self) -> None:
         """Spread the weights over the devices, if the strategy has prepared for it."""
@@ -142,8 +130,10 @@ class BatchPlan(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed fit needs beside the weights."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["generator"] = self.generator.get_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
-        self.generator.set_state(checkpoint["generator"])
+        super().on_load_checkpoint(checkpoint)
+        self.generator.set_state(checkpoint["generator"].cpu())

@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene.errors import TrainingError
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn import ExpressionMLP
+from rankbygene.train._callbacks import check_weights
 from rankbygene.train._spot_plan import measured_error
 
 __all__ = ["fit_head"]
@@ -56,6 +58,11 @@ def fit_head(
     -------
     ``train_loss`` and ``validation_loss`` per epoch: mean squared error of standardised genes.
 
+    Raises
+    ------
+    TrainingError
+        A loss or a weight was not finite.
+
     References
     ----------
     :cite:p:`huang2024rankbygene`
@@ -70,24 +77,42 @@ def fit_head(
     error = partial(_error, predictor, features, targets, measured)
     order = torch.Generator().manual_seed(seed)
     history: list[dict[str, float]] = []
+    before = copy.deepcopy(predictor.state_dict())
     best, best_state, best_epoch = math.inf, None, 0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for epoch in range(max_epochs):
             loss = _train_epoch(predictor, optimizer, error, train, batch_size, order)
             history.append({"train_loss": loss})
+            _check(loss, "training", epoch, predictor, before)
             if not len(validation):
                 continue
             loss = _evaluate(predictor, error, validation)
             history[-1]["validation_loss"] = loss
+            _check(loss, "validation", epoch, predictor, before)
             if loss < best:
                 best, best_state, best_epoch = loss, copy.deepcopy(predictor.state_dict()), epoch
             if epoch - best_epoch >= patience:
                 break
     if best_state is not None:
         predictor.load_state_dict(best_state)
+    check_weights(predictor.state_dict(), "in the prediction head")
     predictor.eval().requires_grad_(False)
     return pd.DataFrame(history).rename_axis("epoch")
+
+
+def _check(
+    loss: float, part: str, epoch: int, predictor: ExpressionMLP, before: dict[str, torch.Tensor]
+) -> None:
+    if math.isfinite(loss):
+        return
+    predictor.load_state_dict(before)
+    predictor.eval().requires_grad_(False)
+    msg = (
+        f"the {part} loss of the prediction head is not finite in epoch {epoch}; lower its learning "
+        "rate (`head_kwargs={'lr': ...}`)"
+    )
+    raise TrainingError(msg)
 
 
 def _error(

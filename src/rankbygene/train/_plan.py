@@ -159,6 +159,8 @@ class RankByGenePlan(SpotPlan):
         self.ema_start, self.ema_end, self.ema_every = ema_start, ema_end, ema_every
         self.average = StartlessAverage() if ema_correction else None
         self.n_updates = 0
+        self._last_step = self._last_move = 0
+        self._behind = False
 
     # ---- losses --------------------------------------------------------------------------------
 
@@ -279,6 +281,7 @@ class RankByGenePlan(SpotPlan):
         """Keep what a resumed fit needs beside the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["n_updates"] = self.n_updates
+        checkpoint["teacher_is_behind"] = self._teacher_is_behind()
         if self.average is not None:
             checkpoint["start_share"] = self.average.start_share
 
@@ -286,12 +289,18 @@ class RankByGenePlan(SpotPlan):
         """Go on where the checkpoint was written."""
         super().on_load_checkpoint(checkpoint)
         self.n_updates = checkpoint["n_updates"]
+        self._behind = checkpoint["teacher_is_behind"]
         if self.average is not None:
             self.average.start_share = checkpoint["start_share"]
 
     def on_train_start(self) -> None:
         """Note where the optimiser stands, which in a resumed fit is not at 0."""
         self._last_step = self._last_move = self.global_step
+        if self._behind:
+            self._behind = False
+            by_step = self.ema_every == "step"
+            steps = int(self.trainer.estimated_stepping_batches)
+            self._move_teacher(steps if by_step else self._n_epochs())
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Move the teacher after every optimiser step; accumulated batches are one step."""
@@ -301,11 +310,19 @@ class RankByGenePlan(SpotPlan):
         elif self.global_step > self._last_step:
             self._last_step = self.global_step
             self._move_teacher(int(self.trainer.estimated_stepping_batches))
+        super().on_train_batch_end(outputs, batch, batch_idx)
+
+    def _teacher_is_behind(self) -> bool:
+        """Whether a step was taken whose move is still to come, as callbacks find it after a step."""
+        if self.ema_every == "epoch":
+            return self.trainer.is_last_batch and self.global_step > self._last_move
+        return self.global_step > self._last_step
 
     def on_train_epoch_end(self) -> None:
         """Move the teacher after an epoch that the number of steps cut short, too."""
         if self.ema_every == "epoch" and self.global_step > self._last_move:
             self._move_teacher(self._n_epochs())
+        super().on_train_epoch_end()
 
     def _n_epochs(self) -> int:
         """Epochs that the fit will have; a number of steps may end it before ``max_epochs``."""

@@ -80,15 +80,7 @@ class SimCLRPlan(BatchPlan):
         with torch.autocast(self.device.type, enabled=False):
             first, second = self.module.project(torch.cat(features)).chunk(2)
             loss = nt_xent(first, second, self.temperature)
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(batch["image"]),
-            prog_bar=True,
-            sync_dist=True,
-        )
+        self.add_to_epoch({"train_loss": loss}, len(batch["image"]))
         return {"loss": loss}
 
     def _both_views(self, tiles: Tiles, generator: torch.Generator) -> tuple[torch.Tensor, ...]:

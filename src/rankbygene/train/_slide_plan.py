@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 
 from rankbygene._arguments import checked
 from rankbygene.module import SlideModule
+from rankbygene.train._callbacks import Mode
+from rankbygene.train._watched_plan import WatchedPlan
 
 __all__ = ["SlidePlan"]
 
@@ -17,7 +18,7 @@ Batch = Mapping[str, torch.Tensor]
 Objective = Callable[[torch.Tensor, Batch], torch.Tensor]
 
 
-class SlidePlan(pl.LightningModule):
+class SlidePlan(WatchedPlan):
     """Training of :class:`~rankbygene.module.SlideModule`.
 
     Parameters
@@ -39,11 +40,14 @@ class SlidePlan(pl.LightningModule):
         lr: float = 1e-3,
         weight_decay: float = 1e-2,
     ) -> None:
-        super().__init__()
-        self.module = module
+        super().__init__(module)
         self.objective = objective
         self.lr, self.weight_decay = lr, weight_decay
         self._judged: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
+
+    def monitors(self) -> dict[str, Mode]:
+        """Name the loss of the validation bags."""
+        return {"validation_loss": "min"}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss."""
@@ -51,8 +55,7 @@ class SlidePlan(pl.LightningModule):
         # Sums of exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
             loss = self.objective(outputs.float(), batch)
-        size = len(outputs)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=size, prog_bar=True)
+        self.add_to_epoch({"train_loss": loss}, len(outputs))
         return {"loss": loss}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

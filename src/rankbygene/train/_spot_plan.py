@@ -17,6 +17,7 @@ from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
 from rankbygene.module import SpotModule
 from rankbygene.train._batch_plan import Batch, BatchPlan
+from rankbygene.train._callbacks import Mode
 from rankbygene.train._scores import RunningPearson
 
 __all__ = ["Batch", "SpotPlan", "warmup_cosine"]
@@ -105,6 +106,12 @@ class SpotPlan(BatchPlan):
             )
             warnings.warn(text, UserWarning, stacklevel=2)
 
+    def monitors(self) -> dict[str, Mode]:
+        """Name the losses and the score of the validation spots."""
+        terms = ["loss", *(name for name, weight in self.weights.items() if weight)]
+        known: dict[str, Mode] = {f"validation_{name}": "min" for name in terms}
+        return known | {"validation_pearson": "max"} if self.weights["expression"] else known
+
     def n_spots(self, batch: Batch) -> int:
         """Count the spots whose losses a batch holds."""
         return len(batch["spot"])
@@ -113,7 +120,7 @@ class SpotPlan(BatchPlan):
         """Return the loss and its terms."""
         terms = self.losses(batch, self.generator)
         loss = self._weighted(terms)
-        self._log("train", loss, terms, self.n_spots(batch))
+        self.add_to_epoch(_named("train", loss, terms), self.n_spots(batch))
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def on_validation_epoch_start(self) -> None:
@@ -124,7 +131,12 @@ class SpotPlan(BatchPlan):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the losses; collect predictions."""
         terms = self.losses(batch, self.validation_generator)
-        self._log("validation", self._weighted(terms), terms, self.n_spots(batch))
+        found = _named("validation", self._weighted(terms), terms)
+        # All processes know the same losses, up to rounding, which must not make them decide apart.
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        how["batch_size"] = self.n_spots(batch)
+        self.log("validation_loss", found.pop("validation_loss"), prog_bar=True, **how)
+        self.log_dict(found, **how)
         if self.weights["expression"]:
             self.running_pearson.update(*self.all_rows(*self.judge(batch)))
 
@@ -150,14 +162,11 @@ class SpotPlan(BatchPlan):
     def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
-    def _log(
-        self, part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], size: int
-    ) -> None:
-        values = {f"{part}_{name}": term for name, term in terms.items()}
-        # All processes know the same losses, up to rounding, which must not make them decide apart.
-        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
-        self.log(f"{part}_loss", loss, batch_size=size, prog_bar=True, **how)
-        self.log_dict(values, batch_size=size, **how)
+
+def _named(
+    part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    return {f"{part}_loss": loss, **{f"{part}_{name}": term for name, term in terms.items()}}
 
 
 def measured_error(

@@ -10,7 +10,7 @@ from torch import nn
 
 from rankbygene._arguments import checked
 from rankbygene._checks import check_folds
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, TrainingError
 from rankbygene.train._ridge import Folds, fit_ridge
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ def fit_statistics(
     folds
         Pairs of rows to fit on and rows to judge on, of whole patients, slides or blocks, by which
         the penalty is chosen. Without any it is the number of spots, with a warning.
+
+    Raises
+    ------
+    InputValueError
+        There is not one row per spot in both.
+    TrainingError
+        Statistics or the regression are not finite.
     """
     if statistics.ndim != 2 or expression.ndim != 2 or len(statistics) != len(expression):
         msg = (
@@ -49,7 +56,13 @@ def fit_statistics(
             "per spot is needed in both"
         )
         raise InputValueError(msg)
+    if not np.isfinite(statistics).all():
+        msg = f"{int((~np.isfinite(statistics)).sum())} statistics of the tiles are not finite"
+        raise TrainingError(msg)
     found = fit_ridge(statistics, expression, folds)
+    if not (np.isfinite(found.weight).all() and np.isfinite(found.bias).all()):
+        msg = "the regression on statistics of the tile has weights that are not finite"
+        raise TrainingError(msg)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(found.weight))
         layer.bias.copy_(torch.from_numpy(found.bias))
