@@ -176,3 +176,14 @@ def test_other_objects_and_names_are_refused(slides: list[Any], warm: Any, tmp_p
         warm.save(tmp_path / "warm.safetensors")
     warm.save(tmp_path / "warm.safetensors", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["warm.safetensors"]
+
+
+def test_a_resumed_training_is_the_unbroken_one(slides: list[Any], tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    every = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
+    whole = pretrain(slides[:1], batch_size=16, callbacks=[every])
+    for file in tmp_path.iterdir():
+        resumed = pretrain(slides[:1], batch_size=16, ckpt_path=file)
+        assert same(resumed.network, whole.network)
+        assert resumed.history["train_loss"].equals(whole.history["train_loss"])

@@ -581,3 +581,21 @@ def test_features_are_where_the_call_says_and_stay_there(
         pd.testing.assert_frame_equal(found.predict(copies), expected, rtol=1e-4)
     with pytest.raises(InputValueError, match="two places for features"):
         Model(slides, few.clinical, feature_key="X_features", layer="X")
+
+
+@pytest.mark.parametrize("cls", [SlideClassifier, SlideSurvival])
+def test_a_resumed_training_is_the_unbroken_one(few: Any, cls: Any, tmp_path: Any) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    def trained(**kwargs: Any) -> Any:
+        model = cls(few.slides, few.clinical, dropout=0.2, **QUICK)
+        model.train(max_epochs=2, batch_size=3, max_tiles=12, **TRAIN, **kwargs)
+        return model
+
+    whole = trained(callbacks=[ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)])
+    for file in tmp_path.iterdir():
+        resumed = trained(ckpt_path=file)
+        for name, tensor in whole.module.state_dict().items():
+            assert torch.equal(resumed.module.state_dict()[name], tensor), name
+        for name, table in whole.history.items():
+            pd.testing.assert_frame_equal(resumed.history[name], table)

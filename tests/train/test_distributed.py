@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -225,6 +226,35 @@ def test_heads_on_kept_features_train_the_same_on_two_processes(
 ) -> None:
     one, many = (fitted(method, slides, "none", **settings, **how) for how in ({}, MANY))
     assert_same(many, one)
+
+
+@pytest.fixture(scope="module")
+def uneven() -> list[Any]:
+    """Slides of other sizes, of which neither batches nor processes get equal parts."""
+    sizes = (22, 53, 45)
+    return [
+        rbg.datasets.synthetic(n_slides=1, n_spots=n, n_genes=20, seed=i)[0]
+        for i, n in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize(("method", "settings"), METHODS)
+def test_uneven_slides_and_early_stopping_end_alike(
+    method: type[Any], settings: dict[str, Any], uneven: list[Any]
+) -> None:
+    how = {"max_epochs": 2, "batch_size": 10, "early_stopping": True, "early_stopping_patience": 1}
+    one, many = (fitted(method, uneven, **settings, **how, **more) for more in ({}, MANY))
+    assert_same(many, one, atol=1e-4)
+
+
+def test_a_callback_of_one_process_stops_all(uneven: list[Any]) -> None:
+    class Second(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.global_rank == 1 and trainer.current_epoch == 1
+
+    model = fitted(rbg.model.RankByGene, uneven, max_epochs=4, callbacks=[Second()], **MANY)
+    assert len(model.history["train_loss"]) == 2
+    assert model.is_trained_
 
 
 def test_a_part_that_no_loss_reaches_and_early_stopping_do_not_hold_processes_up(

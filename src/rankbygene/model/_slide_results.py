@@ -19,6 +19,7 @@ from rankbygene.data import BagSetup, Cohort, resolve_bags
 from rankbygene.data._bags import Bag, TableBag, stream
 from rankbygene.data._cohort import OnError, PatientUnit
 from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene.model._inference import finite
 from rankbygene.model._record import package_versions, plain
 from rankbygene.model._trained import TrainedModel
 
@@ -231,7 +232,7 @@ class SlideResultsMixin(TrainedModel, ABC):
         with torch.inference_mode():
             outputs = torch.stack([self.module.judge(tiles)[0] for tiles in together])
         values: NDArray[np.float32] = outputs.mean(0).float().cpu().numpy()
-        return values
+        return finite({"output": values}, ", ".join(bags))["output"]
 
     def _encode(self, bag: Bag) -> torch.Tensor | None:
         """Encode all tiles of a slide; None, with a warning, where it cannot be read."""
