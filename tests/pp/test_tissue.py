@@ -11,7 +11,7 @@ from spatialdata.models import Image2DModel
 from spatialdata.transformations import Identity, Scale, get_transformation
 
 from rankbygene.data import frame_from_shapes
-from rankbygene.errors import InputKeyError, InputValueError, OutputExistsError
+from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, OutputExistsError
 from rankbygene.pp import find_tissue_tiles, tile_tissue
 from rankbygene.pp._mask import share_of_windows, tissue_mask, tissue_pieces
 
@@ -140,7 +140,7 @@ def test_pieces_are_counted_and_chosen(caplog):
     _, large = find_tissue_tiles(sdata, tile_um=20, min_area_um2=10_000)
     assert len(large) == len(first)
     for pieces in ("most", 0, 1.5, True):
-        with pytest.raises(InputValueError, match=r"pieces (is|must be) "):
+        with pytest.raises((InputTypeError, InputValueError), match=r"pieces (is|must be) "):
             find_tissue_tiles(sdata, tile_um=20, pieces=pieces)
     with pytest.raises(InputValueError, match="min_area_um2"):
         find_tissue_tiles(sdata, tile_um=20, min_area_um2=-1)
