@@ -150,7 +150,7 @@ def test_it_goes_on_from_a_file(slides: list[Any], warm: Any, tmp_path: Path) ->
     [
         ({"batch_size": 10_000}, InputValueError, r"10000 and there are \d+ tiles.*step_um"),
         ({"batch_size": 1}, InputValueError, "at least 2"),
-        ({"temperature": 0.0}, InputValueError, "temperature.*positive"),
+        ({"temperature": 0.0}, InputValueError, "temperature is 0.0; a number above 0"),
         ({"crop": (0.0, 1.0)}, InputValueError, "crop"),
         ({"tile_px": 512}, InputValueError, "(?s)slide '0'.*slide '1'"),
         ({"image_key": {"7": "x"}}, InputKeyError, r"image_key names slides \['7'\].*'0', '1'"),

@@ -311,7 +311,9 @@ def test_clinical_tables_are_joined_by_slide(few: Any) -> None:
 
 def test_faulty_clinical_tables_are_refused(few: Any) -> None:
     clinical, slides = few.clinical, few.slides
-    with pytest.raises(InputTypeError, match="of type dict; a pd.DataFrame is needed"):
+    with pytest.raises(
+        InputTypeError, match="clinical is dict; a DataFrame with one row per slide"
+    ):
         SlideClassifier(slides, clinical.to_dict())  # type: ignore[arg-type]
     with pytest.raises(InputKeyError, match="patient_key=None"):
         SlideClassifier(slides, clinical.drop(columns="patient"))
