@@ -179,7 +179,7 @@ def test_wrong_settings_are_refused_before_a_tile_is_read(slides: Any, fit_tiny:
         ({"n_neighbourhood": 0}, "at least 1"),
         ({"k": 0}, "at least 1"),
         ({"n_latent": 20}, "attention heads"),
-        ({"decode_from": "genes"}, "'query' or 'query\\+neighbours'"),
+        ({"decode_from": "genes"}, "'query', 'query\\+neighbours'"),
     ):
         network = {"tile_px": 32, "contrast_on": "post", **settings}
         with pytest.raises(ValueError, match=text):
