@@ -67,8 +67,10 @@ def test_no_output_names_a_folder_of_the_machine(
     )
     result.save(out / "result")
     found = texts(out)
-    for private in (str(tmp_path), weights.parent.name, str(Path.home()) + os.sep, platform.node()):
-        assert private not in found, private
+    private = [str(tmp_path), weights.parent.name, str(Path.home()) + os.sep]
+    # A short name of a machine may stand in any bytes.
+    private += [platform.node()] if len(platform.node()) > 7 else []
+    assert [text for text in private if text in found] == []
     assert f"/{getpass.getuser()}/" not in found
     assert json.loads((out / "model" / "model.json").read_text())["backbone"]["weights"] == (
         "encoder.safetensors"
