@@ -76,7 +76,7 @@ def test_a_layer_beyond_memory_is_refused_before_training(
 ) -> None:
     (sdata,) = make_slides(1)
     monkeypatch.setattr("rankbygene.model._annotate.free_memory", lambda: 1000)
-    monkeypatch.setattr("rankbygene.model.RankByGene.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("rankbygene.model.RankByGene._fit", lambda *a, **k: pytest.fail("trained"))
     with (
         pytest.warns(UserWarning, match="not independent"),
         pytest.raises(ValueError, match="GiB.*Subset"),
@@ -90,5 +90,5 @@ def test_gene_and_image_representations_align(model: Any, slides: Any) -> None:
     assert image.shape[0] == gene.shape[0] == slides[0]["table"].n_obs
     assert gene.dtype == np.float32
     assert np.isfinite(gene).all()
-    with pytest.raises(ValueError, match="'image' or 'gene'"):
+    with pytest.raises(ValueError, match="allowed are 'image', 'gene'"):
         model.get_latent_representation(slides[0], "protein")
