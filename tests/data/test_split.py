@@ -62,7 +62,7 @@ def sides(split, frames, what):
     patients=st.lists(st.sampled_from("pqrst"), min_size=2, max_size=8),
     sizes=st.lists(st.integers(1, 9), min_size=8, max_size=8),
     share=st.floats(0.05, 0.8),
-    seed=st.integers(0, 2**32),
+    seed=st.integers(0, 2**32 - 1),
     by=st.sampled_from(["auto", "slide"]),
 )
 def test_groups_are_never_on_both_sides(patients, sizes, share, seed, by):
