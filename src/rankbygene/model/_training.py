@@ -180,20 +180,6 @@ def check_trainer(
         raise InputValueError(msg) from error
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Let the trainer that nobody uses say nothing; the one that is used says it."""
-    talker = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = talker.level
-    talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        talker.setLevel(level)
-
-
 def check_train_kwargs(
     model: Any, value: object, name: str = "train_kwargs", *, owned: tuple[str, ...] = ()
 ) -> dict[str, Any]:
