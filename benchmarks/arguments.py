@@ -722,6 +722,7 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(
         (
             "data.Bag", "data.Bag.read", "module.SpotModule", "train.BatchPlan", "train.SpotPlan",
+            "train.WatchedPlan",
         ),
         "a protocol or an abstract class",
     ),
@@ -743,7 +744,8 @@ LEFT_OUT: dict[str, str] = {
     ),
     **dict.fromkeys(
         ("nn.MaxPooling", "nn.MeanPooling", "train.SyncBatchNorm", "train.SyncBatchNorm.apply",
-         "train.SyncBatchNorm.revert", "train.shard", "train.find_batch_size", "io.fill_store",
+         "train.SyncBatchNorm.revert", "train.shard", "train.find_batch_size", "train.Resume",
+         "train.read_checkpoint", "io.fill_store",
          "model.NH2ST.load"),
         "takes nothing, a device that is not there, or is tried under another name",
     ),

@@ -124,8 +124,9 @@ class HypergraphEncoder(nn.Module):
         -------
         Nodes ``[B, n, n_out]``, and the mean ``[B, n_out]`` over those that are not missing.
         """
-        # The first linear map is applied once to a spot, however many neighbourhoods it is in.
-        projected = self.first.linear(spots)[neighbours.clamp(min=0)]
+        # The first linear map is applied once to a spot, however many neighbourhoods it is in. Rows are
+        # looked up as embeddings are: the gradient of an index is summed in the order of threads.
+        projected = F.embedding(neighbours.clamp(min=0), self.first.linear(spots))
         hidden = F.relu(self.first.propagate(projected, incidence))
         nodes = F.relu(self.second(hidden, incidence))
         weight = (neighbours >= 0)[..., None].to(nodes.dtype)
