@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -33,9 +35,10 @@ def test_no_orientation_has_other_statistics(
     assert expected.shape == (3, N_STATISTICS)
     assert expected.dtype == torch.float32
     assert bool(expected.isfinite().all())
+    same = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-12)  # one rounding to float32
     for turned in orientations(images):
-        assert torch.equal(color_texture_statistics(turned), expected)
-        assert torch.equal(color_statistics(turned), expected[:, :15])
+        same(color_texture_statistics(turned), expected)
+        same(color_statistics(turned), expected[:, :15])
 
 
 @pytest.mark.parametrize("px", [1, 2, 5, 16, 33])
