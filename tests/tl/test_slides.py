@@ -121,6 +121,29 @@ def test_slides_that_lack_some_features_are_left_out_for_all(cohort: Any, noise:
         )
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(None, None, -1), slice(1, None)])
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_copies_under_another_patient_are_refused_by_name(
+    cohort: Any, noise: Any, kind: str, rows: slice
+) -> None:
+    other = next(
+        name
+        for name in cohort.slides
+        if cohort.clinical.loc[name, "patient"] != cohort.clinical.loc["slide_0", "patient"]
+    )
+    kinds = {"a": dict(cohort.slides), "b": dict(noise)}
+    copied = kinds[kind]["slide_0"].read()[rows]
+    kinds[kind][other] = ArrayBag("new name", copied)
+    n = len(copied)
+    with pytest.raises(InputValueError, match=f"(?s)'slide_0'.*'{other}'.*{n} of {n} different"):
+        rbg.tl.cross_validate_slides(cohort.slides, cohort.clinical, features=kinds, **QUICK)
+    clinical = cohort.clinical.copy()
+    clinical.loc[other] = clinical.loc["slide_0"]
+    rbg.tl.cross_validate_slides(
+        cohort.slides, clinical, features={kind: kinds[kind]}, **{**QUICK, "poolings": ()}
+    )
+
+
 def test_cox_ridge_finds_the_direction_of_the_hazard() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 5))

@@ -31,6 +31,7 @@ __all__ = [
     "fingerprint_pixels",
     "hash_numbers",
     "hash_texts",
+    "odd_numbers",
 ]
 
 
@@ -149,7 +150,7 @@ def fingerprint_pixels(image: Image, level: int) -> NDArray[np.uint64]:
     """
     pixels = level_array(image, level)
     height, width = level_shape(image, level)
-    rows, columns, channels = (_odd_numbers(n, of) for n, of in ((height, 1), (width, 2), (3, 3)))
+    rows, columns, channels = (odd_numbers(n, of) for n, of in ((height, 1), (width, 2), (3, 3)))
     tops, lefts = (np.cumsum([0, *lengths]) for lengths in pixels.chunks[1:])
     positions = np.ndindex(len(tops) - 1, len(lefts) - 1)
     total = np.zeros((), np.uint64)
@@ -208,7 +209,8 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def _odd_numbers(n: int, stream: int) -> NDArray[np.uint64]:
+def odd_numbers(n: int, stream: int) -> NDArray[np.uint64]:
+    """Give ``n`` odd numbers that stand for places, the same in every session; others per ``stream``."""
     start = np.uint64(stream << 56)
     return _mixed(np.arange(n, dtype=np.uint64) + start) | np.uint64(1)
 

@@ -20,10 +20,11 @@ from rankbygene.data import (
     resolve_bags,
     sample_bags,
 )
+from rankbygene.data._bag_identity import shared_tiles
 from rankbygene.data._bags import declared_features
 from rankbygene.data._cohort import OnError, check_same_outcome
 from rankbygene.data._outcomes import check_labels, check_times
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, Problems
 from rankbygene.model import SlideClassifier, SlideSurvival
 from rankbygene.tl._slide_baselines import CoxRidge, MajorityClass, MeanLogistic, mean_features
 from rankbygene.tl._slide_scores import class_scores, score_folds, survival_scores
@@ -131,7 +132,8 @@ def cross_validate_slides(
     Raises
     ------
     InputTypeError, InputKeyError, InputValueError
-        Slides or clinical table cannot be used as asked.
+        Slides or clinical table cannot be used as asked; or slides of two patients hold the same
+        tiles, in whatever order and part.
     """
     if task not in get_args(Task):
         msg = f"task={task!r} is not known; choose 'classification' or 'survival'"
@@ -267,10 +269,32 @@ def _cohorts(
     rows = rows.loc[common]
     rows = check_labels(rows) if "label" in columns else check_times(rows, columns)
     check_same_outcome(rows, "pass patient_key=None where every slide is a patient of its own")
-    return {
+    cohorts = {
         name: Cohort({slide: bags[slide] for slide in common}, rows)
         for name, (bags, _) in found.items()
     }
+    for cohort in cohorts.values():
+        _check_copies(cohort)
+    return cohorts
+
+
+def _check_copies(cohort: Cohort) -> None:
+    """Refuse slides that are there again under another patient, in whatever order and part.
+
+    Whether a copy is trained on while the other is held out depends on the folds that are drawn; that
+    one of the two patients is wrong does not.
+    """
+    patients: dict[str, str] = dict(cohort.clinical["patient"].items())  # type: ignore[arg-type]
+    problems = Problems()
+    for (a, b), (n_shared, n_tiles) in shared_tiles(cohort.bags, patients).items():
+        msg = (
+            f"slides {a!r} of patient {patients[a]!r} and {b!r} of patient {patients[b]!r} hold the same "
+            f"tiles ({n_shared:,} of {n_tiles:,} different ones, whatever their order): one would be "
+            "trained on while the other is held out. Drop one of them, or name both by one patient"
+        )
+        with problems.collect():
+            raise InputValueError(msg)
+    problems.raise_if_any()
 
 
 def _out_of_fold(
