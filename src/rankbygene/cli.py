@@ -456,4 +456,7 @@ def _as_table(result: Evaluation | HestBench) -> str:
 
 def _as_json(result: Evaluation) -> str:
     methods = json.loads(result.summary.to_json(orient="index"))
-    return json.dumps({"methods": methods, "n_spots": result.n_spots}, indent=1)
+    told = {
+        "methods": methods, "n_spots": result.n_spots, "images_seen": list(result.images_seen)
+    }  # fmt: skip
+    return json.dumps(told, indent=1)

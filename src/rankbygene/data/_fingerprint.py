@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 
 from rankbygene.data._chunks import decode_chunks
-from rankbygene.data._images import level_array, level_shape, level_to_system
+from rankbygene.data._images import level_array, level_shape, level_to_system, n_levels
 from rankbygene.data._panel import count_blocks
 
 if TYPE_CHECKING:
@@ -28,9 +28,11 @@ __all__ = [
     "fingerprint_counts",
     "fingerprint_frame",
     "fingerprint_gene_sets",
+    "fingerprint_image",
     "fingerprint_pixels",
     "hash_numbers",
     "hash_texts",
+    "is_known_image",
     "odd_numbers",
 ]
 
@@ -158,6 +160,29 @@ def fingerprint_pixels(image: Image, level: int) -> NDArray[np.uint64]:
         sums = block.astype(np.uint64) @ columns[lefts[j] : lefts[j + 1]]  # [3, chunk_height]
         total += (sums @ rows[tops[i] : tops[i + 1]]) @ channels
     return np.array([height, width, total[()]], np.uint64)
+
+
+def fingerprint_image(image: Image) -> list[str]:
+    """Tell an image by each of its levels, as text; every pixel is read."""
+    return [_level_text(image, level) for level in range(n_levels(image))]
+
+
+def is_known_image(image: Image, known: Collection[str]) -> bool:
+    """Whether a level of an image is among fingerprints of :func:`fingerprint_image`.
+
+    Only levels of a known size are read.
+    """
+    sizes = {text.partition(":")[0] for text in known}
+    return any(
+        _level_text(image, level) in known
+        for level in reversed(range(n_levels(image)))
+        if "x".join(map(str, level_shape(image, level))) in sizes
+    )
+
+
+def _level_text(image: Image, level: int) -> str:
+    height, width, total = fingerprint_pixels(image, level).tolist()
+    return f"{height}x{width}:{total:016x}"
 
 
 def hash_texts(texts: Iterable[Any]) -> NDArray[np.uint64]:

@@ -13,6 +13,7 @@ import torch
 from rankbygene import __version__
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.data import TileBank, TileDataModule, plan_tiles
+from rankbygene.data._fingerprint import fingerprint_image
 from rankbygene.data._slides import numbered
 from rankbygene.errors import InputKeyError, InputValueError, Problems
 from rankbygene.io import atomic_file
@@ -28,6 +29,7 @@ from rankbygene.model._training import (
 )
 from rankbygene.module import SimCLRModule
 from rankbygene.nn import build_backbone
+from rankbygene.nn._images_seen import RECORD, joined, mark_images_seen
 from rankbygene.nn._weights import save_tensors
 from rankbygene.train import SimCLRPlan
 
@@ -59,7 +61,8 @@ class PretrainedBackbone:
     history
         ``train_loss`` per epoch, as of a model.
     params
-        Provenance: slides and their tiles, settings, version. Plain types only.
+        Provenance: slides and their tiles, fingerprints of their images, settings, version. Plain
+        types only. Models on this encoder name the slides that they are scored on and it has seen.
     """
 
     network: torch.nn.Module
@@ -95,7 +98,7 @@ class PretrainedBackbone:
         # Copies, because safetensors refuses tensors that share memory.
         tensors = {name: t.contiguous().clone() for name, t in self.network.state_dict().items()}
         with atomic_file(Path(path), overwrite=overwrite) as file:
-            save_tensors(tensors, file, {"rankbygene": json.dumps(self.params)})
+            save_tensors(tensors, file, {RECORD: json.dumps(self.params)})
 
 
 class _Trainee:
@@ -141,7 +144,8 @@ def pretrain(
 
     For a warm start where no published weights are at hand or fit. Two random views of each tile must be found among the views of all tiles of a batch (SimCLR
     :cite:p:`chen2020simclr`). The tiles lie on a grid over the tissue, not at spots, and no table
-    is read or needed. Leave out the slides that you will judge on if their images must stay unseen.
+    is read or needed. Leave out the slides that you will judge on if their images must stay unseen:
+    scores on the others say that theirs were seen.
 
     Parameters
     ----------
@@ -250,6 +254,11 @@ def pretrain(
         callbacks=callbacks,
         **runner,
     )
+    own = {
+        name: fingerprint_image(frame.sdata.images[frame.image_key])
+        for name, frame in frames.items()
+    }
+    images_seen = joined(spec.images_seen, own)
     params = {
         "version": __version__,
         "method": "simclr",
@@ -258,11 +267,13 @@ def pretrain(
         **tile,
         "step_um": step_um or tile["tile_um"],
         "n_tiles": {name: frame.n_obs for name, frame in frames.items()},
+        "images_seen": images_seen,
         "training": training,
         "seed": seed,
     }
     # The projection stays behind, and of the wrapper only the network that a name builds again.
     encoder: torch.nn.Module = network.network.cpu().eval()  # type: ignore[operator, union-attr]
+    mark_images_seen(encoder, images_seen)
     return PretrainedBackbone(encoder, spec, trainee.history_ or {}, params)
 
 

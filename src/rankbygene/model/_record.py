@@ -12,6 +12,7 @@ import numpy as np
 
 from rankbygene.data import plan_tiles
 from rankbygene.model._inference import choose_precision
+from rankbygene.model._seen import slides_seen_as_images
 
 if TYPE_CHECKING:
     from rankbygene.data import SpotFrame
@@ -70,7 +71,13 @@ def provenance(model: ModelState, frames: Sequence[SpotFrame], precision: str) -
         "precision": choose_precision(precision, model.device),
         "device": model.device.type,
     }
-    record["slides"] = {frame.slide: _slide_geometry(model, frame) for frame in frames}
+    seen = slides_seen_as_images(
+        model.backbone.images_seen, {frame.slide: frame for frame in frames}
+    )
+    record["slides"] = {
+        frame.slide: _slide_geometry(model, frame) | {"image_seen_by_encoder": frame.slide in seen}
+        for frame in frames
+    }
     stored: dict[str, Any] = plain(record)
     return stored
 

@@ -201,8 +201,9 @@ SPOT_RECORD = fields(
                 "weights": optional(text),
                 "weights_hash": text,
                 "architecture": optional(fields({"name": text, "args": entries(plain)})),
+                "images_seen": entries(items(text)),
             },
-            may_lack=frozenset({"architecture"}),
+            may_lack=frozenset({"architecture", "images_seen"}),
         ),
         "tile": fields({"um": _UM, "px": _PX, "widths_um": items(_UM, least=1, most=16)}),
         "normalization": fields(

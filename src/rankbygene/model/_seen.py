@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rankbygene.data._fingerprint import is_known_image
 from rankbygene.data._identity import SpotPrints, match_spots
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from rankbygene.data import SpotFrame, SpotSplit
 
-__all__ = ["LABELS", "USED", "SpotRecord"]
+__all__ = ["LABELS", "USED", "SpotRecord", "slides_seen_as_images", "transductive"]
 
 LABELS = ("train", "validation", "test", "buffer", "unused")
 USED = ("train", "validation")  # what a score would say nothing about
@@ -120,6 +121,36 @@ class SpotRecord:
     def _prints(self, rows: NDArray[np.intp]) -> SpotPrints:
         all_genes, panel, *sites, pixels = self.ids[rows, 1:-1].T
         return SpotPrints((all_genes, panel), None, tuple(sites), pixels)
+
+
+def slides_seen_as_images(
+    images_seen: Mapping[str, Sequence[str]], frames: Mapping[str, SpotFrame]
+) -> list[str]:
+    """Name the slides whose image an encoder was trained on without expression.
+
+    Images are told by their pixels, whatever slides are called; a part that was cut out of an image is
+    another image.
+    """
+    known = {text for prints in images_seen.values() for text in prints}
+    found: dict[int, bool] = {}
+    for frame in frames.values() if known else ():
+        image = frame.sdata.images[frame.image_key]
+        if id(image) not in found:
+            found[id(image)] = is_known_image(image, known)
+    return [
+        name
+        for name, frame in frames.items()
+        if found.get(id(frame.sdata.images[frame.image_key]), False)
+    ]
+
+
+def transductive(slides: Sequence[str]) -> str:
+    """Say what scores on slides are worth whose images were seen before."""
+    return (
+        f"the encoder was trained on the images of slides {list(slides)}, without their counts "
+        "(`rankbygene.model.pretrain`): their scores are transductive, and hold for slides whose images "
+        "are at hand in training, not for new ones. Pretrain without them to score them as new"
+    )
 
 
 def _former_ids(frame: SpotFrame) -> NDArray[np.uint64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.nn._hub import check_obtainable, is_on_hub, why_not
+from rankbygene.nn._images_seen import images_seen_by
 from rankbygene.nn._pathology import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -51,6 +52,9 @@ class BackboneSpec:
     architecture
         Of an encoder from the hub: name and arguments by which timm builds the same network without
         the hub.
+    images_seen
+        Slides that it was trained on by :func:`rankbygene.model.pretrain`, without expression: for
+        each name the fingerprints of its image.
     """
 
     name: str
@@ -63,6 +67,7 @@ class BackboneSpec:
     weights: str | None
     weights_hash: str
     architecture: Mapping[str, Any] | None = None
+    images_seen: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class PooledBackbone(nn.Module):
@@ -200,7 +205,8 @@ def build_backbone(
     if tile_px is not None:
         _check_patches(network.network, tile_px)
     spec = _describe(network, name, card, pretrained, weights, tile_px)
-    return network, replace(spec, architecture=architecture)
+    seen = images_seen_by(backbone, weights)
+    return network, replace(spec, architecture=architecture, images_seen=seen)
 
 
 def _copied(module: nn.Module) -> nn.Module:

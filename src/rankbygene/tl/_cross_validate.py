@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -23,8 +24,10 @@ from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.io._checksums import file_checksum
 from rankbygene.model._fit import with_precision
 from rankbygene.model._record import PACKAGES
+from rankbygene.model._seen import slides_seen_as_images, transductive
 from rankbygene.model._setup import each_sdata, recall_setup
 from rankbygene.nn import build_backbone
+from rankbygene.nn._images_seen import images_seen_by, joined
 from rankbygene.pp import check_panel
 from rankbygene.tl._data import (
     ImageSettings,
@@ -37,7 +40,15 @@ from rankbygene.tl._data import (
 from rankbygene.tl._folds import Fold, check_folding, check_pixels, make_folds, patient_of
 from rankbygene.tl._identity import digest, is_file_name, library_versions, tell
 from rankbygene.tl._measure import Measure
-from rankbygene.tl._methods import BASELINES, Method, MethodLike, ModelMethod, as_method, baseline
+from rankbygene.tl._methods import (
+    BASELINES,
+    Method,
+    MethodLike,
+    ModelMethod,
+    as_method,
+    baseline,
+    encoders_of,
+)
 from rankbygene.tl._result import CrossValidation
 from rankbygene.tl._scoring import REFERENCES, assemble
 from rankbygene.tl._store import UNTOLD, FoldStore, Outcome
@@ -268,6 +279,7 @@ def cross_validate(
         image=lambda: _image_settings(backbone, pretrained, weights, tile_um, tile_px),
     )
     chosen = _chosen_folds(study.folds, only_folds)
+    images_seen = _images_seen(study, methods.values())
     folder = None if store is None else FoldStore(store, study.fingerprint())
     # Told before anything runs, as methods may change what they hold.
     settings = {} if store is None else {name: _told(value) for name, value in methods.items()}
@@ -286,6 +298,7 @@ def cross_validate(
         **study.describe(),
         "folds": [study.folds[fold].describe() for fold in chosen],
         "seeds": list(seeds),
+        "images_seen": images_seen,
         "methods": {name: _settings(value) for name, value in methods.items()},
         "threads": threads,
         "versions": {name: version(name) for name in PACKAGES},
@@ -347,6 +360,18 @@ def _study(
         allow_leaks,
         width,
     )
+
+
+def _images_seen(study: Study, methods: Iterable[Method]) -> list[str]:
+    """Name the slides whose images an encoder was trained on without expression, and warn of them."""
+    known: dict[str, list[str]] = {}
+    for method in methods:
+        for encoder in encoders_of(method, study.image):
+            known = joined(known, images_seen_by(*encoder))
+    slides = slides_seen_as_images(known, study.frames)
+    if slides:
+        warnings.warn(transductive(slides), UserWarning, stacklevel=4)
+    return slides
 
 
 def _image_settings(

@@ -19,7 +19,7 @@ from rankbygene.errors import InputValueError, Problems
 from rankbygene.metrics import mae, mse, pearson
 from rankbygene.model._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
 from rankbygene.model._random import forked_rng
-from rankbygene.model._seen import USED
+from rankbygene.model._seen import USED, slides_seen_as_images, transductive
 from rankbygene.nn import build_backbone, color_statistics
 from rankbygene.nn._backbone import CUSTOM
 from rankbygene.tl._data import expression_of
@@ -53,11 +53,15 @@ class Evaluation:
         Long table with ``method``, ``gene``, ``pearson``, ``mse``, ``mae``.
     n_spots
         Number of scored spots per slide.
+    images_seen
+        Slides whose images the encoder was trained on by :func:`rankbygene.model.pretrain`, without
+        their counts. Their scores are transductive.
     """
 
     summary: pd.DataFrame
     per_gene: pd.DataFrame
     n_spots: dict[str, int]
+    images_seen: tuple[str, ...] = ()
 
 
 @checked
@@ -70,6 +74,9 @@ def evaluate(
     weights: str | Path | None = None,
 ) -> Evaluation:
     """Score a trained model on slides that it has not seen.
+
+    Slides whose images alone were seen, by an encoder from :func:`rankbygene.model.pretrain`, are scored
+    with a warning that names them.
 
     Parameters
     ----------
@@ -104,6 +111,9 @@ def evaluate(
     frames = model._frames_of(sdata, counts=True)
     _check_unseen(model, frames)
     _check_own(model)
+    images_seen = slides_seen_as_images(model.backbone.images_seen, frames)
+    if images_seen:
+        warnings.warn(transductive(images_seen), UserWarning, stacklevel=3)
     extractors = _extractors(model, baselines, weights)
     truth = _targets(model, frames)
     _warn_missing(truth, model.genes)
@@ -134,6 +144,7 @@ def evaluate(
         summary=summarise(per_gene),
         per_gene=per_gene,
         n_spots={name: frame.n_obs for name, frame in frames.items()},
+        images_seen=tuple(images_seen),
     )
 
 

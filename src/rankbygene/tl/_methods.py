@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -19,6 +19,8 @@ from rankbygene.tl._selection import NestedSelection
 from rankbygene.train._statistics import fill_unmeasured
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from rankbygene.model._base import BaseSpatialModel
@@ -32,6 +34,7 @@ __all__ = [
     "ModelMethod",
     "as_method",
     "baseline",
+    "encoders_of",
 ]
 
 Predictor: TypeAlias = "Callable[[TestData], NDArray[np.floating]]"
@@ -273,6 +276,27 @@ def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[s
         )
     msg = f"baseline {name!r} is not known; choose from {', '.join(map(repr, BASELINES))}"
     raise InputValueError(msg)
+
+
+def encoders_of(
+    method: Method, image: ImageSettings
+) -> Iterator[tuple[str | torch.nn.Module, str | Path | None]]:
+    """Give the image encoders that a method may start from, with the files of their weights."""
+    if isinstance(method, ModelMethod):
+        own = method.model_kwargs
+        yield own.get("backbone", image.backbone), own.get("weights", image.weights)
+        return
+    inner = (
+        method.candidates
+        if isinstance(method, NestedSelection)
+        else method.members
+        if isinstance(method, EnsembleMethod)
+        else {}
+    )
+    for part in inner.values():
+        yield from encoders_of(part, image)
+    if not inner:
+        yield image.backbone, image.weights
 
 
 def as_method(
