@@ -35,7 +35,7 @@ import torch
 import rankbygene as rbg
 from rankbygene.errors import RankByGeneError
 
-PACKAGES = ("model", "data", "pp", "tl", "pl", "io", "datasets", "metrics", "nn", "nn.losses", "module", "train")  # fmt: skip
+PACKAGES = ("model", "data", "pp", "tl", "pl", "io", "datasets", "metrics", "nn", "nn.losses", "module", "train", "testing")  # fmt: skip
 
 # Packages whose calls need trained models.
 TRAINED = ("model", "tl", "pl", "io")
@@ -588,6 +588,8 @@ def _data() -> dict[str, Callable[[], dict[str, Any]]]:
         "datasets.olfactory_bulb": lambda: {"path": "nowhere"},
         "datasets.tcga_case": lambda: {"slide": "TCGA-AB-1234-01Z-00-DX1.svs"},
         "datasets.tcga_clinical": lambda: {"path": "nowhere"},
+        "testing.legal_slides": lambda: {"folder": W.folder},
+        "testing.illegal_slides": lambda: {"fault": "no counts"},
     }  # fmt: skip
 
 
@@ -739,6 +741,7 @@ LEFT_OUT: dict[str, str] = {
             "nn.PathologyBackbone", "tl.CrossValidation", "tl.Evaluation", "tl.HestBench",
             "tl.HestBench.to_json", "tl.NestedSelection.inner_scores", "tl.SlideEvaluation", "tl.TestData",
             "tl.TestData.features", "tl.TrainingData", "tl.TrainingData.features",
+            "testing.LegalSlide", "testing.IllegalSlide",
         ),
         "a result, made by the package",
     ),

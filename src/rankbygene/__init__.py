@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         nn,
         pl,
         pp,
+        testing,
         tl,
         train,
     )
@@ -37,6 +38,7 @@ _SUBPACKAGES = frozenset(
         "nn",
         "pl",
         "pp",
+        "testing",
         "tl",
         "train",
     }
