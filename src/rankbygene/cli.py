@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -195,15 +196,21 @@ def evaluate(
     slides: opt.Slides,
     train: opt.Train,
     baselines: opt.Baselines = "mean,color,backbone",
+    um_per_px: opt.UmPerPx = None,
     precision: opt.ResultPrecision = "32-true",
     as_json: opt.Json = False,
 ) -> None:
     """Score a model on slides that it has not seen, with baselines beside it."""
     with _step():
+        from rankbygene.model._setup import remember_setup
+
         model = _load(model_dir, train)
+        sdatas = _read_slides(slides)
+        if um_per_px is not None:
+            remember_setup(sdatas, replace(model.setup, um_per_px=um_per_px))
         result = rankbygene.tl.evaluate(
             model,
-            _read_slides(slides),
+            sdatas,
             baselines=opt.names(baselines),
             precision=precision,  # type: ignore[arg-type]  # evaluate names the known ones
         )

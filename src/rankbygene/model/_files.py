@@ -24,7 +24,7 @@ from rankbygene.model._folder import (
 from rankbygene.model._random import forked_rng
 from rankbygene.model._record import model_record
 from rankbygene.model._seen import SpotRecord
-from rankbygene.model._setup import each_sdata, recall_setup, remember_setup
+from rankbygene.model._setup import remember_setup
 from rankbygene.model._state import ModelState
 from rankbygene.nn import BackboneSpec, build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel
@@ -81,7 +81,7 @@ class FilesMixin(ModelState):
             The folder.
         sdata
             Data to attach, in order to go on training or to annotate it. Its set-up is the
-            model's where it has none of its own.
+            model's where it has none of its own, but for a ``um_per_px`` that was said of other slides.
         backbone
             The image encoder, where the model was made with a module of the user's own.
         cache_dir
@@ -151,7 +151,7 @@ class FilesMixin(ModelState):
         )
 
     def _attach(self, sdata: SpatialDatas) -> None:
-        frames = resolve_slides(sdata, lambda item: recall_setup(item, default=self.setup))
+        frames = resolve_slides(sdata, self._setup_for)
         try:
             check_panel(self.genes, frames.values())
         except InputKeyError as error:
@@ -182,8 +182,8 @@ class FilesMixin(ModelState):
             )
         )
         # Whatever is done with this data later is done at the same scale.
-        for item in each_sdata(sdata):
-            remember_setup(item, recall_setup(item, default=self.setup))
+        for frame in frames.values():
+            remember_setup(frame.sdata, frame.setup)
         self._use(frames, split)
         self.is_recorded = known
 

@@ -149,7 +149,8 @@ class ResultsMixin(ModelState):
         Parameters
         ----------
         sdata
-            Data to annotate; by default the data the model was made with.
+            Data to annotate; by default the data the model was made with. Its set-up is the model's where
+            it has none of its own, but for a ``um_per_px`` that was said of other slides.
         key_added
             Prefix of the keys; by default the method's name.
         precision
@@ -159,8 +160,8 @@ class ResultsMixin(ModelState):
         Raises
         ------
         InputValueError
-            One of the keys holds something that this package did not write, or the dense layer
-            would not fit in memory.
+            One of the keys holds something that this package did not write, the dense layer would
+            not fit in memory, or nothing tells the scale of other slides than the model's own.
         """
         self._check_trained()
         precision = choose_precision(precision, self.device)

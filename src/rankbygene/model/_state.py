@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,16 +12,17 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.data import TileBank, plan_tiles, resolve_slides
-from rankbygene.errors import InputValueError, Problems
+from rankbygene.data import TileBank, plan_tiles, resolve, resolve_slides
+from rankbygene.data._known_scale import SETUPS
+from rankbygene.errors import InputKeyError, InputValueError, Problems
 from rankbygene.model._seen import SpotRecord
-from rankbygene.model._setup import recall_setup
 from rankbygene.model._trained import TrainedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from spatialdata import SpatialData
 
     from rankbygene.data import FeatureBank, Normalization, SpatialSetup, SpotFrame, SpotSplit
     from rankbygene.model._setup import SpatialDatas
@@ -162,6 +164,35 @@ class ModelState(TrainedModel, ABC):
                     plan_tiles(frame, tile_um=width, tile_px=self.tile_px)
         problems.raise_if_any()
 
+    def _setup_for(self, sdata: SpatialData) -> SpatialSetup:
+        """Give the set-up of an object: its own, else the model's.
+
+        A scale that was said is a scale of the images that it was said of. It holds for slides that the
+        model was made with, told by their spots; others need one of their own.
+        """
+        setup, said = SETUPS.get(sdata, self.setup), self.setup.um_per_px
+        if sdata in SETUPS or said is None:
+            return setup
+        frames = resolve(sdata, setup, counts=False)
+        own = [
+            frame.region
+            for frame in frames
+            if pd.notna(self.record.labels_of(frame, self.genes)).any()
+        ]
+        if len(own) == len(frames):
+            return setup
+        values = {name: said[name] if isinstance(said, Mapping) else said for name in own}
+        alone = replace(setup, um_per_px=values or None)
+        try:
+            resolve(sdata, alone, counts=False)
+        except (InputValueError, InputKeyError) as error:
+            msg = (
+                f"{error} The model was told um_per_px={said}, but of other images: say it of this "
+                f"object with `{type(self).__name__}.setup_spatialdata(sdata, um_per_px=...)`."
+            )
+            raise type(error)(msg) from error
+        return alone
+
     def _frames_of(self, sdata: SpatialDatas | None, *, counts: bool) -> dict[str, SpotFrame]:
         """Frames of new data, or of the model's own data when none is given."""
         if sdata is None:
@@ -169,8 +200,6 @@ class ModelState(TrainedModel, ABC):
                 msg = "this model was loaded without data; pass `sdata=...`"
                 raise InputValueError(msg)
             return self.frames
-        frames = resolve_slides(
-            sdata, lambda item: recall_setup(item, default=self.setup), counts=counts
-        )
+        frames = resolve_slides(sdata, self._setup_for, counts=counts)
         self._check_tiles(frames)
         return frames
