@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import UserDict
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rankbygene._arguments import checked
 from rankbygene._checks import (
     check_choice,
     check_distinct,
@@ -24,14 +27,11 @@ from rankbygene._checks import (
     check_list_of,
     check_mapping,
     check_one_of_names,
-    check_optional,
     check_path,
     check_places,
     check_real,
     check_same_length,
-    check_seed,
     check_text,
-    check_texts,
     check_whole,
 )
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, RankByGeneError
@@ -45,7 +45,7 @@ ODD: list[Any] = [
 
 @pytest.mark.parametrize("value", ODD, ids=[f"{i}-{type(v).__name__}" for i, v in enumerate(ODD)])
 def test_no_odd_value_is_a_number(value: Any) -> None:
-    for check in (check_whole, check_real, check_seed):
+    for check in (check_whole, check_real):
         with pytest.raises(RankByGeneError, match="n is .* is needed"):
             check(value, "n")
 
@@ -92,10 +92,16 @@ def test_bounds_are_kept(bounds: dict[str, float], good: Any, bad: Any) -> None:
 
 
 def test_seeds_are_those_that_generators_take() -> None:
-    assert check_seed(np.uint32(2**32 - 1)) == 2**32 - 1
+    @checked
+    def seeded(seed: int, seeds: Sequence[int] = ()) -> tuple[int, Sequence[int]]:
+        return seed, seeds
+
+    assert seeded(np.uint32(2**32 - 1), [np.int8(1)]) == (2**32 - 1, [1])
     for value in (-1, 2**32):
-        with pytest.raises(InputValueError, match="4,294,967,295"):
-            check_seed(value)
+        with pytest.raises(InputValueError, match=r"seed is .*4,294,967,295"):
+            seeded(value)
+        with pytest.raises(InputValueError, match=r"seeds\[1\] is .*4,294,967,295"):
+            seeded(0, [0, value])
 
 
 def test_flags_are_no_numbers() -> None:
@@ -133,25 +139,39 @@ def test_keywords_name_the_nearest_and_the_list() -> None:
     "make", [list, tuple, np.array, pd.Index, pd.Series, lambda v: np.array(v, object)]
 )
 def test_lists_of_names_become_lists_of_texts(make: Any) -> None:
-    found = check_texts(make(["a", "b"]), "genes")
+    found = check_list_of(check_text, make(["a", "b"]), "genes", least=2)
     assert found == ["a", "b"] and all(type(name) is str for name in found)
 
 
 @pytest.mark.parametrize(
     "value",
-    ["ab", b"cd", {"a", "b"}, {"a": 1}, None, 3, ["a", 1], ["a", None], ["a", "a"], [], [""],
+    ["ab", b"cd", {"a", "b"}, {"a": 1}, None, 3, ["a", 1], ["a", None], [], [""],
      np.array([["a"]]), (name for name in "ab")],
 )  # fmt: skip
 def test_what_is_no_list_of_names_is_refused(value: Any) -> None:
     with pytest.raises(RankByGeneError, match="genes"):
-        check_texts(value, "genes")
+        check_list_of(check_text, value, "genes", least=1)
 
 
 def test_lists_of_numbers_are_checked_one_by_one() -> None:
-    found = check_list_of(check_real, np.array([1, 2], np.float32), "um", above=0)
+    positive = partial(check_real, above=0)
+    found = check_list_of(positive, np.array([1, 2], np.float32), "um")
     assert found == [1.0, 2.0] and type(found[0]) is float
     with pytest.raises(InputValueError, match=r"um\[1\] is 0; a number above 0 is needed"):
-        check_list_of(check_real, [1, 0], "um", above=0)
+        check_list_of(positive, [1, 0], "um")
+    with pytest.raises(InputTypeError, match=r"um is 'x' .*a list of values, such as \['x'\],"):
+        check_list_of(check_text, "x", "um")
+
+
+def test_lists_that_would_mean_something_else_where_empty_are_refused() -> None:
+    @checked
+    def draw(metric: str | Sequence[str], features: Mapping[str, int] | None = None) -> None: ...
+
+    draw(["mae"], {"a": 1})
+    with pytest.raises(InputValueError, match=r"metric is \[\]; a list of at least 1"):
+        draw([])
+    with pytest.raises(InputValueError, match="features is empty"):
+        draw("mae", {})
 
 
 @pytest.mark.parametrize("value", ["", " ", "a/b", ".a", "__a", "a b", "a\n", 3, None, b"x"])
@@ -177,8 +197,6 @@ def test_other_kinds() -> None:
     for value in ("", b"a", 3, None, "a\0"):
         with pytest.raises(RankByGeneError, match="out"):
             check_path(value, "out")
-    assert check_optional(check_whole, None, "n") is None
-    assert check_optional(check_whole, np.int8(2), "n", at_least=1) == 2
     assert check_text(np.str_("a"), "x") == "a"
     assert check_mapping({"a": 1}, "x") == {"a": 1}
     assert check_instance(3, "x", int) == 3

@@ -29,7 +29,7 @@ from rankbygene._checks import (
     check_image,
     check_key,
     check_keywords,
-    check_list,
+    check_list_of,
     check_mapping,
     check_path,
     check_real,
@@ -42,7 +42,7 @@ from rankbygene._checks import (
     nearest,
     shown,
 )
-from rankbygene.errors import InputTypeError
+from rankbygene.errors import InputTypeError, InputValueError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +54,8 @@ SHARE: Bounds = {"at_least": 0, "at_most": 1}
 POSITIVE: Bounds = {"above": 0}
 NOT_NEGATIVE: Bounds = {"at_least": 0}
 ONE_OR_MORE: Bounds = {"at_least": 1}
+# Every generator of random numbers takes these.
+SEED: Bounds = {"at_least": 0, "at_most": 2**32 - 1}
 
 # What arguments of a name may be, wherever they occur. Whole numbers called n_... are at least 1.
 _POSITIVE = """
@@ -81,11 +83,14 @@ BOUNDS: dict[str, Bounds | Check] = {
     "validation_size": {"at_least": 0, "below": 1},
     "level": {"above": 0, "below": 1},
     "fill": {"at_least": 0, "at_most": 255},
-    "seed": {"at_least": 0, "at_most": 2**32 - 1},
-    "seeds": {"at_least": 0, "at_most": 2**32 - 1},
+    "seed": SEED,
+    "seeds": SEED,
+    "views": {"at_least": 1, "at_most": 8},
     "key_added": check_key,
     "cmap": check_colormap,
 }
+# Lists and mappings that mean something else, or nothing, where they are empty.
+_FILLED = {"features", "gene_list", "methods", "metric", "times"}
 # Sizes in bytes are larger than any other count.
 _BYTES = {"cache_limit", "memory_limit"}
 
@@ -411,14 +416,16 @@ class _Reader:
 
     def _list(self, of: str, make: type, length: int | None = None) -> _Kind:
         element = self.read(of)
+        least = 1 if self.name in _FILLED else 0
 
         def check(value: Any, name: str) -> Any:
-            found = check_list(value, name, _plural(of))
+            found = check_list_of(
+                _as_it_is if element is None else element.check,
+                value, name, of=_plural(of), least=least,
+            )  # fmt: skip
             if length is not None and len(found) != length:
                 msg = f"{name} is {shown(value)}; {length} {_plural(of)} are needed"
                 raise InputTypeError(msg)
-            if element is not None:
-                found = [element.check(one, f"{name}[{i}]") for i, one in enumerate(found)]
             return make(found)
 
         return _Kind(f"a list of {_plural(of)}", check)
@@ -443,6 +450,9 @@ class _Reader:
 
         def check(value: Any, name: str) -> Any:
             found = check_mapping(value, name)
+            if self.name in _FILLED and not found:
+                msg = f"{name} is empty; at least one {{name: value}} is needed"
+                raise InputValueError(msg)
             if element is None:
                 return value
             return {key: element.check(one, f"{name}[{key!r}]") for key, one in found.items()}
@@ -483,6 +493,10 @@ def _one_of(kinds: list[_Kind]) -> _Kind:
         raise InputTypeError(msg)
 
     return _Kind(words, check)
+
+
+def _as_it_is(value: Any, name: str) -> Any:
+    return value
 
 
 def _none(value: Any, name: str) -> None:

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 # Larger counts are a mistake, and more than several libraries below can hold.
 LARGEST = 2**31 - 1
 LARGEST_REAL = 1e15
-N_SEEDS = 2**32
 
 
 def check_whole(
@@ -108,16 +107,6 @@ def check_choice(value: object, name: str, allowed: Collection[T]) -> T:
     raise (_wrong_value if kinds_match else _wrong_type)(name, value, f"one of {_options(allowed)}")
 
 
-def check_optional(check: Callable[..., T], value: object, name: str, **bounds: Any) -> T | None:
-    """Return None where nothing was given, else what ``check`` returns."""
-    return None if value is None else check(value, name, **bounds)
-
-
-def check_seed(value: object, name: str = "seed") -> int:
-    """Return a number that every generator of random numbers takes."""
-    return check_whole(value, name, at_least=0, at_most=N_SEEDS - 1)
-
-
 def check_path(value: object, name: str) -> Path:
     """Return a path; whether something is there is another question."""
     if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
@@ -163,37 +152,18 @@ def check_list(value: object, name: str, of: str = "values") -> list[Any]:
             return list(array.tolist())
     elif isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
         return list(value)
-    raise _wrong_type(name, value, f"a list of {of}")
+    such = f", such as [{shown(value)}]," if isinstance(value, str) and value.strip() else ""
+    raise _wrong_type(name, value, f"a list of {of}{such}")
 
 
 def check_list_of(
-    check: Callable[..., T],
-    value: object,
-    name: str,
-    *,
-    of: str = "values",
-    unique: bool = False,
-    min_length: int = 0,
-    **bounds: Any,
+    check: Callable[[Any, str], T], value: object, name: str, *, of: str = "values", least: int = 0
 ) -> list[T]:
-    """Return a list, each of whose elements ``check`` accepts."""
-    found = [
-        check(element, f"{name}[{i}]", **bounds)
-        for i, element in enumerate(check_list(value, name, of))
-    ]
-    if len(found) < min_length:
-        least = f"at least {min_length} of the {of}"
-        raise _wrong_value(name, value, least)
-    if unique:
-        _check_unique(found, name)
-    return found
-
-
-def check_texts(
-    value: object, name: str, *, of: str = "names", unique: bool = True, min_length: int = 1
-) -> list[str]:
-    """Return a list of texts, by default without repetition and not empty."""
-    return check_list_of(check_text, value, name, of=of, unique=unique, min_length=min_length)
+    """Return a list of at least so many elements, each of which ``check`` accepts."""
+    listed = check_list(value, name, of)
+    if len(listed) < least:
+        raise _wrong_value(name, value, f"a list of at least {least} of the {of}")
+    return [check(element, f"{name}[{i}]") for i, element in enumerate(listed)]
 
 
 def check_mapping(value: object, name: str, of: str = "{name: value}") -> dict[str, Any]:
@@ -240,6 +210,17 @@ def check_one_of_names(value: object, name: str, known: Iterable[str], what: str
         msg = f"{name} is {text!r}, which is no {what}; there are {there}{nearest(text, there)}"
         raise InputKeyError(msg)
     return text
+
+
+def check_regressor(value: object, name: str) -> Any:
+    """Return an object that can be fitted and then predicts, as those of scikit-learn."""
+    fits = hasattr(value, "fit") and hasattr(value, "predict")
+    if fits and isinstance(value, type):
+        msg = f"{name} is the class {value.__name__}; pass an object of it, {value.__name__}()"
+        raise InputTypeError(msg)
+    if not fits:
+        raise _wrong_type(name, value, "a regressor with `fit` and `predict`")
+    return value
 
 
 def check_instance(value: object, name: str, kind: type[T], hint: str = "") -> T:
@@ -426,17 +407,6 @@ def keywords_of(function: Callable[..., Any]) -> list[str]:
     parameters = inspect.signature(function).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [p.name for p in parameters if p.kind in kinds]
-
-
-def _check_unique(values: Sequence[Hashable], name: str) -> None:
-    if len(set(values)) == len(values):
-        return
-    twice = list(dict.fromkeys(value for value in values if values.count(value) > 1))
-    msg = (
-        f"{name} has {len(twice):,} values more than once (first: {', '.join(map(repr, twice[:5]))}); "
-        "give each once"
-    )
-    raise InputValueError(msg)
 
 
 def _is_bool(value: object) -> bool:

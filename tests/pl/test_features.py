@@ -93,7 +93,7 @@ def test_what_is_missing_is_named(predictions: Any) -> None:
             draw(predictions, "X_image")
         with pytest.raises(InputKeyError, match="layers has no 'log'; it has 'model'"):
             draw(predictions, "X_image", layer="log", slide="left")
-        with pytest.raises(InputValueError, match="`features` is empty"):
+        with pytest.raises(InputValueError, match="features is empty"):
             draw(predictions, {}, slide="left")
     with pytest.raises(InputValueError, match="method is 'pca'"):
         rbg.pl.embedding_clusters(predictions, "X_image", k=2, slide="left", method="pca")  # type: ignore[arg-type]

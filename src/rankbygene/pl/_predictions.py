@@ -181,11 +181,11 @@ def one_slide(adata: AnnData, slide: str | None, slide_key: str) -> NDArray[np.i
     if slide is None and len(names) > 1:
         msg = f"adata has {len(names)} slides; pass slide=... (one of {_names(names)})"
         raise InputValueError(msg)
-    asked = None if slide is None else label_texts([slide], "slide")[0]
-    if asked is not None and asked not in names:
+    asked = names[0] if slide is None else label_texts([slide], "slide")[0]
+    if asked not in names:
         msg = f"adata.obs[{slide_key!r}] has no {slide!r}; it has {_names(names)}"
         raise InputKeyError(msg)
-    return np.flatnonzero(slides == (names[0] if asked is None else asked))
+    return np.flatnonzero(slides == asked)
 
 
 def positions(adata: AnnData, key: str = "spatial") -> NDArray[np.float64]:
@@ -214,12 +214,9 @@ def feature_sets(
     InputKeyError
         ``obsm`` has no such key.
     InputValueError
-        An array has not one row per spot, or there is no set.
+        An array has not one row per spot.
     """
     named = {features: features} if isinstance(features, str) else dict(features)
-    if not named:
-        msg = "`features` is empty; pass {name: key of obsm, or array}"
-        raise InputValueError(msg)
     found = {}
     for name, source in named.items():
         if isinstance(source, str) and source not in adata.obsm:
