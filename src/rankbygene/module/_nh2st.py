@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -153,8 +152,8 @@ class NH2STModule(SpotModule):
         depth: int = 1,
         mlp_ratio: float = 1.0,
         dropout: float = 0.1,
-        pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
-        pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
+        pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__(n_genes, pixel_mean, pixel_std)
         _check_choices(

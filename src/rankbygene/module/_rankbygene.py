@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
 
@@ -97,8 +96,8 @@ class RankByGeneModule(SpotModule):
         scaling: FeatureScaling = "standard",
         statistics: bool = False,
         n_widths: int = 1,
-        pixel_mean: Sequence[float] = (0.485, 0.456, 0.406),
-        pixel_std: Sequence[float] = (0.229, 0.224, 0.225),
+        pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ) -> None:
         super().__init__(n_genes, pixel_mean, pixel_std)
         self.statistics_version = STATISTICS_VERSION

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import nn
 
 from rankbygene._arguments import checked
-from rankbygene.errors import InputValueError
 from rankbygene.nn import normalize_pixels
 from rankbygene.nn._fine_tune import rest_frozen
 
@@ -30,12 +28,12 @@ class SpotModule(nn.Module):
 
     @checked
     def __init__(
-        self, n_genes: int, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+        self,
+        n_genes: int,
+        pixel_mean: tuple[float, float, float],
+        pixel_std: tuple[float, float, float],
     ) -> None:
         super().__init__()
-        if not len(pixel_mean) == len(pixel_std) == 3:
-            msg = f"pixel_mean and pixel_std have {len(pixel_mean)} and {len(pixel_std)} values; 3 are needed"
-            raise InputValueError(msg)
         self.n_genes = n_genes
         self.register_buffer("expression_mean", torch.zeros(n_genes))
         self.register_buffer("expression_std", torch.ones(n_genes))
