@@ -198,6 +198,9 @@ class SlideResultsMixin(TrainedModel, ABC):
         if level not in get_args(Level):
             msg = f"level={level!r} is not known; choose 'patient' or 'slide'"
             raise InputValueError(msg)
+        if patients is not None and level == "slide":
+            msg = "patients are given, and level='slide' does not use them; pass level='patient'"
+            raise InputValueError(msg)
         bags = self._bags(slides)
         groups = {name: {name: bag} for name, bag in bags.items()}
         if level == "patient":

@@ -47,6 +47,7 @@ from rankbygene.tl._methods import (
     ModelMethod,
     as_method,
     baseline,
+    check_shared,
     encoders_of,
 )
 from rankbygene.tl._result import CrossValidation
@@ -146,7 +147,7 @@ def _file(path: str | Path) -> dict[str, str | None]:
     return {"file": place.name, "sha256": file_checksum(place) if place.is_file() else None}
 
 
-@checked(allow_leaks=None)
+@checked
 def cross_validate(
     sdatas: SpatialDatas,
     method: MethodLike | Mapping[str, MethodLike] = "rankbygene",
@@ -258,12 +259,13 @@ def cross_validate(
     if not judged:
         msg = "no method given; pass at least one, such as method='rankbygene'"
         raise InputValueError(msg)
+    check_shared(shared_model, shared_train)
     methods = {name: as_method(value, shared_model, shared_train) for name, value in judged.items()}
     for name in baselines:
         if name not in methods:
             methods[name] = baseline(name, shared_model, shared_train)
     _check_names(methods, references, seeds)
-    check_folding(groups, n_splits, allow_leaks)
+    check_folding(groups, n_splits)
     if store is not None:
         FoldStore.check(store)
     study = _study(

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -100,7 +100,7 @@ def make_folds(
     InputKeyError
         A slide has no such column.
     """
-    check_folding(groups, n_splits, allow_leaks)
+    check_folding(groups, n_splits)
     if groups == "block":
         wide = "window" in allow_leaks
         folds = _block_folds(frames, n_splits or _N_BLOCKS, tile_um, normalization, wide)
@@ -118,13 +118,13 @@ def make_folds(
     return folds
 
 
-def check_folding(groups: str, n_splits: int | None, allow_leaks: Sequence[str]) -> None:
+def check_folding(groups: str, n_splits: int | None) -> None:
     """Check what was asked for, before there are slides.
 
     Raises
     ------
     InputTypeError, InputValueError
-        A leak is not known, there are fewer than two folds, or ``groups`` is no text.
+        There are fewer than two folds, or ``groups`` is no text.
     """
     if not isinstance(groups, str):
         msg = (
@@ -132,13 +132,6 @@ def check_folding(groups: str, n_splits: int | None, allow_leaks: Sequence[str])
             f"{type(groups).__name__}"
         )
         raise InputTypeError(msg)
-    if isinstance(allow_leaks, str):
-        msg = f"allow_leaks is a list of leaks; found the text {allow_leaks!r}, pass [{allow_leaks!r}]"
-        raise InputTypeError(msg)
-    unknown = sorted(set(allow_leaks) - set(get_args(Leak)))
-    if unknown:
-        msg = f"allow_leaks names {unknown}; choose from {', '.join(map(repr, get_args(Leak)))}"
-        raise InputValueError(msg)
     if n_splits is not None and n_splits < 2:
         msg = f"n_splits is {n_splits}; at least 2 folds are needed"
         raise InputValueError(msg)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from rankbygene._arguments import check_settings, checked, checked_fields
-from rankbygene.errors import InputTypeError, InputValueError
+from rankbygene._checks import check_regressor
+from rankbygene.errors import InputTypeError, InputValueError, RankByGeneError
 from rankbygene.model._fit import METHODS
 from rankbygene.model._training import check_train_kwargs
 from rankbygene.tl._ensemble import EnsembleMethod
@@ -34,10 +35,14 @@ __all__ = [
     "ModelMethod",
     "as_method",
     "baseline",
+    "check_shared",
     "encoders_of",
 ]
 
 Predictor: TypeAlias = "Callable[[TestData], NDArray[np.floating]]"
+
+# What a fold gives to the models.
+_OWNED = ("sdata", "genes")
 
 BASELINES = (
     "mean", "ridge", "backbone_ridge", "hest_ridge", "mlp", "supervised", "retrieval"
@@ -97,8 +102,7 @@ class ModelMethod:
             )
             raise InputValueError(msg)
         cls = METHODS[self.method]
-        own = ("sdata", "genes")
-        settings = check_settings(cls, self.model_kwargs, "model_kwargs", owned=own)
+        settings = check_settings(cls, self.model_kwargs, "model_kwargs", owned=_OWNED)
         object.__setattr__(self, "model_kwargs", settings)
         object.__setattr__(self, "train_kwargs", check_train_kwargs(cls, self.train_kwargs))
 
@@ -187,7 +191,7 @@ class _Retrieval:
         return torch.where(means.isnan(), self.expression.nanmean(dim=0), means)
 
 
-@checked_fields
+@checked_fields(estimator=check_regressor)
 @dataclass(frozen=True)
 class FeatureMethod:
     """A scikit-learn regressor on descriptions of the tile.
@@ -297,6 +301,25 @@ def encoders_of(
         yield from encoders_of(part, image)
     if not inner:
         yield image.backbone, image.weights
+
+
+def check_shared(model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> None:
+    """Check settings that trained methods share, also where none of the methods is trained.
+
+    Raises
+    ------
+    InputTypeError, InputValueError
+        No model takes them.
+    """
+    refused: list[RankByGeneError] = []
+    for cls in METHODS.values():
+        try:
+            check_settings(cls, model_kwargs, "model_kwargs", owned=_OWNED)
+            check_train_kwargs(cls, train_kwargs)
+        except RankByGeneError as error:
+            refused.append(error)
+    if len(refused) == len(METHODS):
+        raise refused[0]
 
 
 def as_method(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from rankbygene._arguments import checked, checked_fields
+from rankbygene._arguments import check_settings, checked, checked_fields
 from rankbygene._names import class_order
 from rankbygene.data import (
     BagSetup,
@@ -26,6 +26,7 @@ from rankbygene.data._cohort import OnError, check_same_outcome
 from rankbygene.data._outcomes import check_labels, check_times
 from rankbygene.errors import InputValueError, Problems
 from rankbygene.model import SlideClassifier, SlideSurvival
+from rankbygene.model._training import check_train_kwargs
 from rankbygene.tl._slide_baselines import CoxRidge, MajorityClass, MeanLogistic, mean_features
 from rankbygene.tl._slide_scores import class_scores, score_folds, survival_scores
 
@@ -41,6 +42,12 @@ logger = logging.getLogger("rankbygene")
 
 Task = Literal["classification", "survival"]
 Predictions = pd.DataFrame
+
+_MODELS: dict[Task, type[SlideClassifier | SlideSurvival]] = {
+    "classification": SlideClassifier, "survival": SlideSurvival,
+}  # fmt: skip
+# What a fold gives to the models.
+_OWNED = ("slides", "clinical", "pooling", "seed")
 
 
 @checked_fields
@@ -141,8 +148,11 @@ def cross_validate_slides(
     columns = (
         {"label": label_key} if task == "classification" else {"time": time_key, "event": event_key}
     )
+    kind = _MODELS[task]
+    model_kwargs = check_settings(kind, model_kwargs, "model_kwargs", owned=_OWNED)
+    train_kwargs = check_train_kwargs(kind, train_kwargs)
     cohorts = _cohorts(
-        slides, clinical, features or {"features": None}, columns,
+        slides, clinical, {"features": None} if features is None else features, columns,
         patient_key=patient_key, slide_key=slide_key, on_error=on_error,
     )  # fmt: skip
     outcomes = next(iter(cohorts.values())).outcomes
@@ -151,9 +161,7 @@ def cross_validate_slides(
     judge = _Judge(task, outcomes, folds, n_resamples, seed)
     for name, cohort in cohorts.items():
         for pooling in poolings:
-            predicted = _out_of_fold(
-                judge, cohort, pooling, {**(model_kwargs or {})}, {**(train_kwargs or {})}
-            )
+            predicted = _out_of_fold(judge, cohort, pooling, model_kwargs, train_kwargs)
             judge.add(name, pooling, predicted)
         if baselines:
             means = np.stack([mean_features(bag) for bag in cohort.units.values()])
@@ -310,8 +318,9 @@ def _out_of_fold(
         inside, outside = (
             cohort.select(judge.outcomes.index[mask].tolist()) for mask in (train, test)
         )
-        kind = SlideClassifier if judge.task == "classification" else SlideSurvival
-        model = kind(inside.bags, inside.clinical, pooling=pooling, seed=judge.seed, **model_kwargs)
+        model = _MODELS[judge.task](
+            inside.bags, inside.clinical, pooling=pooling, seed=judge.seed, **model_kwargs
+        )
         model.train(**{"enable_progress_bar": False, **train_kwargs})
         new: dict[str, Any] = {"level": "patient", "patients": outside.clinical["patient"]}
         predicted = model.predict(outside.bags, **new)
