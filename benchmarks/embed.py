@@ -32,7 +32,7 @@ from _spots import (
 
 bare_packages()
 
-from rankbygene.model._inference import autocast, collect, run_over_tiles  # noqa: E402
+from rankbygene.base._inference import autocast, collect, run_over_tiles  # noqa: E402
 from rankbygene.nn import orientations  # noqa: E402
 
 Run = Callable[[], tuple[float, float]]

@@ -35,7 +35,7 @@ from spatialdata.transformations import Identity, Scale
 from xarray import DataTree
 
 from rankbygene.data import TileBank, TileReader, frame_from_shapes, stream_tiles
-from rankbygene.data._orders import in_storage_order, shuffled_in_windows
+from rankbygene.data.batches._orders import in_storage_order, shuffled_in_windows
 
 SIDE, UM_PER_PX = 224, 0.5
 TILE: dict[str, Any] = {"tile_um": SIDE * UM_PER_PX, "tile_px": SIDE}
@@ -273,7 +273,7 @@ def read(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def planning() -> dict[str, Any]:
     """Seconds of the processor to plan 500,000 windows on an image of 60,000 pixels a side."""
-    from rankbygene.data._pieces import Pieces
+    from rankbygene.data.tiles._pieces import Pieces
 
     x0, y0 = np.random.default_rng(0).integers(0, 60_000 - SIDE, (2, 500_000))
     sizes = [512] * 117 + [96]

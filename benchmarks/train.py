@@ -37,7 +37,7 @@ from _spots import (
 
 bare_packages()
 
-from rankbygene.data._datamodule import SpatialDataModule  # noqa: E402
+from rankbygene.data.batches._datamodule import SpatialDataModule  # noqa: E402
 from rankbygene.train import FiniteLoss, RankByGenePlan, encoders_for_training  # noqa: E402
 
 Run = Callable[[], tuple[float, float]]

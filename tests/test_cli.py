@@ -250,7 +250,7 @@ def test_odd_options_are_status_2_and_write_nothing(
     def reached(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("an odd value reached the training")
 
-    monkeypatch.setattr("rankbygene.model._base.run_training", reached)
+    monkeypatch.setattr("rankbygene.base.spots._model.run_training", reached)
     (tmp_path / "folder").mkdir()
     (tmp_path / "work").mkdir()
     (tmp_path / "empty").write_text("")
@@ -319,7 +319,7 @@ def test_a_failure_while_running_is_status_1_and_leaves_nothing(
 
 
 def test_demo_writes_everything_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rankbygene import _demo
+    from rankbygene.cli import _demo
 
     monkeypatch.setattr(_demo, "N_SPOTS", 70)
     monkeypatch.setattr(_demo, "N_PATIENTS", 3)

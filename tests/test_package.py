@@ -115,6 +115,6 @@ sys.modules.update(dict.fromkeys({missing}))
 sys.path.insert(0, "benchmarks")
 import _spots
 _spots.bare_packages()
-import rankbygene.data._datamodule, rankbygene.model._inference, rankbygene.module, rankbygene.train
+import rankbygene.data.batches._datamodule, rankbygene.base._inference, rankbygene.module, rankbygene.train
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

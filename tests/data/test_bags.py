@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from rankbygene.data import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
-from rankbygene.data._bags import bags_of, stream
+from rankbygene.data.bags._bags import bags_of, stream
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
 

@@ -13,7 +13,7 @@ from dask import threaded
 
 import rankbygene as rbg
 from rankbygene.data import SpotFrame, TileBank, TileReader, resolve_slides
-from rankbygene.data import _bank as bank_module
+from rankbygene.data.tiles import _bank as bank_module
 from rankbygene.errors import InputValueError
 
 TILE: dict[str, Any] = {"tile_um": 16, "tile_px": 32}
@@ -261,7 +261,7 @@ def test_limit_and_full_disk(
     assert len(files(tmp_path)) == 1
     TileBank.build({"one": frames["one"]}, **TILE, cache_dir=tmp_path, cache_limit=two - 1)
     usage = SimpleNamespace(total=1, used=0, free=2**28)
-    monkeypatch.setattr("rankbygene.data._cache.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("rankbygene.data.tiles._cache.shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputValueError, match="0.2 GiB free; pass cache_dir="):
         TileBank.build(frames, **TILE, cache_dir=tmp_path)
     with pytest.raises(InputValueError, match="0.2 GiB free; pass cache_dir="):

@@ -9,8 +9,9 @@ import pytest
 from anndata import AnnData
 from scipy import sparse
 
-from rankbygene.data import SpatialSetup, _matrix, resolve
-from rankbygene.data._counts import check_counts
+from rankbygene.data import SpatialSetup, resolve
+from rankbygene.data.expression import _matrix
+from rankbygene.data.expression._counts import check_counts
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
 
 COUNTS = np.array([[1, 0, 2], [0, 3, 0], [4, 0, 0], [0, 0, 5]], dtype=np.float32)

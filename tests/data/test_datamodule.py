@@ -10,14 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankbygene.data._datamodule import (
+from rankbygene.data.batches._datamodule import (
     SpatialDataModule,
     TileDataModule,
     prefetched,
 )
-from rankbygene.data._expression import ExpressionBank
-from rankbygene.data._orders import shuffled_in_windows
-from rankbygene.data._split import SpotSplit
+from rankbygene.data.batches._orders import shuffled_in_windows
+from rankbygene.data.expression._expression import ExpressionBank
+from rankbygene.data.splits._split import SpotSplit
 from rankbygene.errors import InputKeyError, InputValueError
 
 N = 50

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 from spatialdata import SpatialData
 
-from rankbygene.data import _matrix, resolve_slides
-from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
+from rankbygene.data import resolve_slides
+from rankbygene.data.expression import _matrix
+from rankbygene.data.expression._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 
 PLAIN = Normalization(neighbourhood="none")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankbygene.data import patient_folds
-from rankbygene.data._folds import hold_out_patients
+from rankbygene.data.splits._folds import hold_out_patients
 from rankbygene.errors import InputKeyError, InputValueError
 
 

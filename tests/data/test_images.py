@@ -10,7 +10,7 @@ from PIL import Image
 from spatialdata.models import Image3DModel
 from spatialdata.transformations import Identity
 
-from rankbygene.data._images import (
+from rankbygene.data.slides._images import (
     check_rgb_uint8,
     level_array,
     level_shape,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from rankbygene.data._neighbors import lattice_kind, neighbour_graph, smoothing_operator
+from rankbygene.data.expression._neighbors import lattice_kind, neighbour_graph, smoothing_operator
 from rankbygene.errors import InputValueError
 
 PITCH = {

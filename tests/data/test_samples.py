@@ -16,7 +16,7 @@ from spatialdata.models import Labels2DModel, PointsModel, ShapesModel, TableMod
 from spatialdata.transformations import get_transformation
 
 from rankbygene.data import SpatialSetup, frame_from_shapes, resolve
-from rankbygene.data._tiles import TileReader
+from rankbygene.data.tiles._tiles import TileReader
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
 
 

@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 from spatialdata.transformations import Identity, set_transformation
 
+from rankbygene.base._setup import recall_setup
+from rankbygene.base.spots._slide import tissue_frame
 from rankbygene.data import SpatialSetup, frame_from_shapes, plan_tiles, resolve
-from rankbygene.data._scale import check_pixel_size, check_um_per_px, hexagon_pitch
+from rankbygene.data.slides._scale import check_pixel_size, check_um_per_px, hexagon_pitch
 from rankbygene.errors import InputValueError
 from rankbygene.model import RankByGene
-from rankbygene.model._setup import recall_setup
-from rankbygene.model._slide import tissue_frame
 from rankbygene.pp import tile_tissue
 from rankbygene.pp._tissue import _image_and_scale
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from rankbygene.data._blocks import spatial_blocks
-from rankbygene.data._expression import Normalization, smoother
-from rankbygene.data._frame import SpatialSetup, SpotFrame
-from rankbygene.data._split import split_spots
+from rankbygene.data.expression._expression import Normalization, smoother
+from rankbygene.data.slides._frame import SpatialSetup, SpotFrame
+from rankbygene.data.splits._blocks import spatial_blocks
+from rankbygene.data.splits._split import split_spots
 from rankbygene.errors import InputKeyError, InputValueError
 
 NOT_INDEPENDENT = "ignore:validation on"

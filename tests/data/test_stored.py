@@ -17,7 +17,7 @@ from spatialdata.models import Image2DModel, ShapesModel
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from rankbygene.data import TileReader, crop_tiles, frame_from_shapes
-from rankbygene.data._stored import StoredImage
+from rankbygene.data.slides._stored import StoredImage
 from rankbygene.errors import InputValueError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 131, 157), dtype=np.uint8)

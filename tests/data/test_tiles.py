@@ -23,8 +23,8 @@ from rankbygene.data import (
     resolve,
     stream_tiles,
 )
-from rankbygene.data import _chunks as chunks_module
-from rankbygene.data import _tiles as tiles_module
+from rankbygene.data.slides import _chunks as chunks_module
+from rankbygene.data.tiles import _tiles as tiles_module
 
 PAD = 400
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 131, 157), dtype=np.uint8)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from spatialdata import SpatialData
 
+from rankbygene import _atomic
 from rankbygene.errors import OutputFailedError
-from rankbygene.io import _atomic, atomic_directory, atomic_file, write_sdata
+from rankbygene.io import atomic_directory, atomic_file, write_sdata
 
 
 @pytest.fixture

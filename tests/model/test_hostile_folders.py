@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rankbygene as rbg
+from rankbygene.base._folder import _checksum, _sha256
 from rankbygene.errors import InputValueError, RankByGeneError
-from rankbygene.model._folder import _checksum, _sha256
 
 ODD: list[Any] = [
     None, True, -1, 0, 1e300, 10**12, "", "x", "x" * 100_000, [], [None], {}, {"a": {"b": []}}, [[1]],

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import rankbygene as rbg
+from rankbygene.base._inference import choose_precision
 from rankbygene.errors import InputTypeError, InputValueError
-from rankbygene.model._inference import choose_precision
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from spatialdata import SpatialData
 
 import rankbygene as rbg
-from rankbygene.data._row_groups import RowGroups
+from rankbygene.base._random import forked_rng
+from rankbygene.data.splits._row_groups import RowGroups
 from rankbygene.errors import (
     InputKeyError,
     InputTypeError,
@@ -20,8 +21,7 @@ from rankbygene.errors import (
     TrainingError,
 )
 from rankbygene.metrics import pearson
-from rankbygene.model._random import forked_rng
-from rankbygene.tl._regressors import GroupRidge
+from rankbygene.tl.cross_validation._regressors import GroupRidge
 
 TINY: dict[str, Any] = {
     "tile_px": 32,

@@ -75,7 +75,7 @@ def test_a_layer_beyond_memory_is_refused_before_training(
     make_slides: Any, fit_tiny: Any, monkeypatch: Any
 ) -> None:
     (sdata,) = make_slides(1)
-    monkeypatch.setattr("rankbygene.model._annotate.free_memory", lambda: 1000)
+    monkeypatch.setattr("rankbygene.base.spots._annotate.free_memory", lambda: 1000)
     monkeypatch.setattr("rankbygene.model.RankByGene._fit", lambda *a, **k: pytest.fail("trained"))
     with (
         pytest.warns(UserWarning, match="not independent"),

@@ -58,7 +58,7 @@ def contents(store: Path) -> dict[str, bytes]:
 def test_a_store_of_predictions_is_the_table_in_memory(
     method: str, model: Any, make_slides: Any, fit_tiny: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 7)
+    monkeypatch.setattr("rankbygene.base.spots._stream.PART_SIZE", 7)
     if method == "nh2st":
         model = fit_tiny(make_slides(2), method="nh2st")
     (sdata,) = make_slides(1)
@@ -89,7 +89,7 @@ def test_a_store_of_predictions_is_the_table_in_memory(
 def test_an_interrupted_store_goes_on_where_it_stopped(
     model: Any, make_slides: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    monkeypatch.setattr("rankbygene.base.spots._stream.PART_SIZE", 8)
     (sdata,) = make_slides(1)
     region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
     model.predict_slide(sdata, shapes_key=region, out=tmp_path / "whole.zarr")
@@ -123,7 +123,7 @@ def test_an_interrupted_store_goes_on_where_it_stopped(
 def test_parts_of_another_run_are_not_mixed(
     model: Any, make_slides: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    monkeypatch.setattr("rankbygene.base.spots._stream.PART_SIZE", 8)
     (sdata,) = make_slides(1)
     region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
     model.predict_slide(sdata, shapes_key=region, out=out, shard=(0, 2))
@@ -154,7 +154,7 @@ def test_what_differs_from_an_interrupted_run_is_named(
 
     import rankbygene as rbg
 
-    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    monkeypatch.setattr("rankbygene.base.spots._stream.PART_SIZE", 8)
     (sdata,) = make_slides(1)
     region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
     model.save(tmp_path / "model")
@@ -191,7 +191,7 @@ def test_a_model_that_was_saved_and_loaded_resumes_its_own_run(
 ) -> None:
     import rankbygene as rbg
 
-    monkeypatch.setattr("rankbygene.model._stream.PART_SIZE", 8)
+    monkeypatch.setattr("rankbygene.base.spots._stream.PART_SIZE", 8)
     (sdata,) = make_slides(1)
     region, out = next(iter(sdata.shapes)), tmp_path / "out.zarr"
     model.predict_slide(sdata, shapes_key=region, out=tmp_path / "whole.zarr")

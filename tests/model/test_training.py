@@ -17,9 +17,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import rankbygene as rbg
-from rankbygene.data._orders import ShuffledBatches
+from rankbygene.base._devices import check_devices
+from rankbygene.data.batches._orders import ShuffledBatches
 from rankbygene.errors import InputTypeError, InputValueError, NotTrainedError, TrainingError
-from rankbygene.model._devices import check_devices
 
 TRAIN: dict[str, Any] = {
     "batch_size": 16,

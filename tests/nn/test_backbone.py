@@ -13,8 +13,8 @@ from torch import nn
 
 from rankbygene.errors import BackboneError
 from rankbygene.nn import PATHOLOGY_BACKBONES, build_backbone
-from rankbygene.nn._backbone import PooledBackbone, _create
-from rankbygene.nn._weights import load_weights
+from rankbygene.nn.encoders._backbone import PooledBackbone, _create
+from rankbygene.nn.encoders._weights import load_weights
 
 # Millions of parameters and width of the output, as their authors state them.
 SIZES = {

@@ -15,8 +15,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 import rankbygene as rbg
-from rankbygene.data._counts import layer_names
-from rankbygene.data._expression import smoother
+from rankbygene.data.expression._counts import layer_names
+from rankbygene.data.expression._expression import smoother
 from rankbygene.nn import color_texture_statistics
 from rankbygene.tl import (
     BASELINES,
@@ -25,7 +25,7 @@ from rankbygene.tl import (
     ModelMethod,
     NestedSelection,
 )
-from rankbygene.tl._regressors import HestRidge
+from rankbygene.tl.cross_validation._regressors import HestRidge
 
 
 def mean_of_training(train: Any) -> Callable[[Any], np.ndarray]:

@@ -10,11 +10,11 @@ from scipy.stats import pearsonr
 from sklearn.linear_model import Ridge
 
 import rankbygene as rbg
-from rankbygene.data._row_groups import RowGroups
+from rankbygene.data.splits._row_groups import RowGroups
 from rankbygene.errors import InputValueError
 from rankbygene.nn import color_statistics
 from rankbygene.tl._evaluate import score_genes, summarise
-from rankbygene.tl._regressors import GroupRidge, MeanRegressor
+from rankbygene.tl.cross_validation._regressors import GroupRidge, MeanRegressor
 
 
 def test_scores_stand_beside_baselines_on_unseen_slides(model: Any, make_slides: Any) -> None:

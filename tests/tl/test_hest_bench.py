@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import rankbygene as rbg
 from rankbygene import cli
 from rankbygene.io._hest_bench import patch_blocks, read_bench
-from rankbygene.tl._regressors import HestRidge
+from rankbygene.tl.cross_validation._regressors import HestRidge
 
 GENES = [f"G{i}" for i in range(6)]
 FOLDS = {

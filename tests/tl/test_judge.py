@@ -17,12 +17,12 @@ from spatialdata.models import PointsModel, TableModel
 from spatialdata.transformations import get_transformation, remove_transformation
 
 import rankbygene as rbg
+from rankbygene.base._setup import recall_setup
 from rankbygene.data import Normalization, resolve_slides
-from rankbygene.model._setup import recall_setup
 from rankbygene.tl import EnsembleMethod, ModelMethod, NestedSelection
-from rankbygene.tl._copies import light_copy
-from rankbygene.tl._data import held_out_frames, sides, widest_tile
-from rankbygene.tl._folds import Fold, make_folds
+from rankbygene.tl.cross_validation._copies import light_copy
+from rankbygene.tl.cross_validation._data import held_out_frames, sides, widest_tile
+from rankbygene.tl.cross_validation._folds import Fold, make_folds
 
 # No pixel, coordinate or id has this value.
 POISON = 7_654_321
@@ -209,7 +209,7 @@ def test_no_training_tile_shows_what_a_held_out_tile_shows(
     make_slides: Any, monkeypatch: pytest.MonkeyPatch, method: Any, width: float
 ) -> None:
     """Squares as wide as the widest tile, in any direction, around spots of two sides are disjoint."""
-    from rankbygene.tl import _cross_validate
+    from rankbygene.tl.cross_validation import _cross_validate
 
     (slide,) = make_slides(1, n_spots=400)
     folds = []
@@ -358,7 +358,7 @@ def test_a_part_of_a_slide_without_lattice_has_none(make_slides: Any) -> None:
 def test_input_is_checked_before_weights_are_loaded(
     make_slides: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    from rankbygene.tl import _cross_validate
+    from rankbygene.tl.cross_validation import _cross_validate
 
     def load(*_: Any, **__: Any) -> None:
         pytest.fail("weights were loaded")

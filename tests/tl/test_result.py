@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rankbygene.errors import InputKeyError, InputValueError
-from rankbygene.tl._result import CrossValidation
+from rankbygene.tl.cross_validation._result import CrossValidation
 
 
 def result_of(rows: list[dict[str, Any]]) -> CrossValidation:

@@ -14,7 +14,7 @@ import pytest
 from rankbygene.errors import InputValueError
 from rankbygene.io._checksums import record_checksum
 from rankbygene.tl import load_result
-from rankbygene.tl._result import CrossValidation
+from rankbygene.tl.cross_validation._result import CrossValidation
 
 GENES = ["NA", "nan", "007", "1e5", 'q"uote,\n2', "é"]
 

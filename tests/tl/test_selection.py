@@ -6,7 +6,7 @@ import numpy as np
 
 from rankbygene.metrics import pearson
 from rankbygene.metrics._inputs import as_pair, mean_over_groups
-from rankbygene.tl._selection import _informed
+from rankbygene.tl.cross_validation._selection import _informed
 
 
 def test_a_constant_prediction_counts_and_a_constant_gene_does_not() -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 import rankbygene as rbg
 from rankbygene.data import ArrayBag
 from rankbygene.errors import InputValueError
-from rankbygene.tl._slide_baselines import CoxRidge, mean_features
+from rankbygene.tl.slides._baselines import CoxRidge, mean_features
 
 TRAIN: dict[str, Any] = {"max_epochs": 4, "accelerator": "cpu", "precision": "32-true"}
 SMALL: dict[str, Any] = {"n_hidden": 8, "validation_size": 0.0}

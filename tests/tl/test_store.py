@@ -22,11 +22,11 @@ from spatialdata.transformations import get_transformation
 import rankbygene as rbg
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.nn import build_backbone
-from rankbygene.nn._weights import save_tensors
+from rankbygene.nn.encoders._weights import save_tensors
 from rankbygene.tl import EnsembleMethod, ModelMethod, NestedSelection
-from rankbygene.tl._identity import tell
-from rankbygene.tl._methods import BASELINES, FeatureMethod, baseline
-from rankbygene.tl._store import FoldStore, Outcome
+from rankbygene.tl.cross_validation._identity import tell
+from rankbygene.tl.cross_validation._methods import BASELINES, FeatureMethod, baseline
+from rankbygene.tl.cross_validation._store import FoldStore, Outcome
 
 SCALE = 1.0
 
@@ -131,7 +131,7 @@ def test_the_same_study_goes_on(run: Any, begun: Path, monkeypatch: pytest.Monke
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("rankbygene.tl._cross_validate.sides", never)
+    monkeypatch.setattr("rankbygene.tl.cross_validation._cross_validate.sides", never)
     assert value_of(run(slides(), constant(), begun)) == [0.0]
 
 
@@ -281,7 +281,7 @@ def test_identity_is_the_same_in_another_session(tmp_path: Path) -> None:
 
     code = """
 import json
-from rankbygene.tl._identity import tell
+from rankbygene.tl.cross_validation._identity import tell
 def helper(x): return {x, "a", "b"}
 def method(train, names={"p", "q", "r"}): return helper(train) or train in {"u", "v", "w"}
 print(json.dumps(tell(method)))

@@ -20,8 +20,8 @@ from torch import nn
 
 import rankbygene as rbg
 from rankbygene.data import ExpressionBank, NeighbourhoodDataModule
-from rankbygene.data._orders import FixedBatches
-from rankbygene.data._shares import Shares
+from rankbygene.data.batches._orders import FixedBatches
+from rankbygene.data.batches._shares import Shares
 from rankbygene.errors import InputValueError
 from rankbygene.module import NH2STModule
 from rankbygene.nn import build_backbone

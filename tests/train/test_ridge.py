@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 
 import rankbygene as rbg
 from rankbygene.data import Normalization
-from rankbygene.data._row_groups import RowGroups, row_groups
+from rankbygene.data.splits._row_groups import RowGroups, row_groups
 from rankbygene.train._ridge import RIDGE_PENALTIES, fit_ridge
 
 

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import rankbygene as rbg
-from rankbygene.data._row_groups import RowGroups
+from rankbygene.data.splits._row_groups import RowGroups
 from rankbygene.nn import N_STATISTICS
 from rankbygene.nn._first_statistics import first_color_texture_statistics
 from rankbygene.train import fit_statistics

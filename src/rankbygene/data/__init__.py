@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from rankbygene.data._bag_module import BagDataModule
-from rankbygene.data._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
-from rankbygene.data._bank import TileBank
-from rankbygene.data._cohort import Cohort, join_clinical, resolve_bags, sample_bags
-from rankbygene.data._datamodule import SpatialDataModule, TileDataModule
-from rankbygene.data._expression import ExpressionBank, Normalization, expression_matrix
-from rankbygene.data._features import FeatureBank
-from rankbygene.data._folds import patient_folds
-from rankbygene.data._geometry import TilePlan, plan_tiles
-from rankbygene.data._images import level_array, level_to_system, n_levels
-from rankbygene.data._neighbors import (
+from rankbygene.data.bags._bag_module import BagDataModule
+from rankbygene.data.bags._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
+from rankbygene.data.bags._cohort import Cohort, join_clinical, resolve_bags, sample_bags
+from rankbygene.data.batches._datamodule import SpatialDataModule, TileDataModule
+from rankbygene.data.batches._neighbourhoods import NeighbourhoodDataModule, compact_patches
+from rankbygene.data.expression._expression import ExpressionBank, Normalization, expression_matrix
+from rankbygene.data.expression._neighbors import (
     lattice_kind,
     local_places,
     nearest_spots,
@@ -20,11 +16,15 @@ from rankbygene.data._neighbors import (
     smoothing_operator,
     spot_spacing,
 )
-from rankbygene.data._neighbourhoods import NeighbourhoodDataModule, compact_patches
-from rankbygene.data._samples import SpatialSetup, SpotFrame, frame_from_shapes, resolve
-from rankbygene.data._slides import resolve_slides
-from rankbygene.data._split import SpotSplit, split_spots
-from rankbygene.data._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
+from rankbygene.data.slides._geometry import TilePlan, plan_tiles
+from rankbygene.data.slides._images import level_array, level_to_system, n_levels
+from rankbygene.data.slides._samples import SpatialSetup, SpotFrame, frame_from_shapes, resolve
+from rankbygene.data.slides._slides import resolve_slides
+from rankbygene.data.splits._folds import patient_folds
+from rankbygene.data.splits._split import SpotSplit, split_spots
+from rankbygene.data.tiles._bank import TileBank
+from rankbygene.data.tiles._features import FeatureBank
+from rankbygene.data.tiles._tiles import TileReader, crop_tiles, resize_tiles, stream_tiles
 
 __all__ = [
     "ArrayBag",

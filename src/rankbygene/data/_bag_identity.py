@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from rankbygene.data._bags import stream
 from rankbygene.data._fingerprint import hash_numbers, odd_numbers
+from rankbygene.data.bags._bags import stream
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from rankbygene.data._bags import Bag
+    from rankbygene.data.bags._bags import Bag
 
     TilePrints: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.float64]]
 

@@ -13,15 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 
-from rankbygene.data._chunks import decode_chunks
-from rankbygene.data._images import level_array, level_shape, level_to_system, n_levels
-from rankbygene.data._panel import count_blocks
+from rankbygene.data.expression._panel import count_blocks
+from rankbygene.data.slides._chunks import decode_chunks
+from rankbygene.data.slides._images import level_array, level_shape, level_to_system, n_levels
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from rankbygene.data._frame import SpotFrame
-    from rankbygene.data._images import Image
+    from rankbygene.data.slides._frame import SpotFrame
+    from rankbygene.data.slides._images import Image
 
 __all__ = [
     "CountFingerprints",

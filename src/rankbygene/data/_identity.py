@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from rankbygene.data._counts import holds_counts
 from rankbygene.data._fingerprint import (
     fingerprint_gene_sets,
     fingerprint_pixels,
     hash_numbers,
     hash_texts,
 )
-from rankbygene.data._images import level_to_system, n_levels
+from rankbygene.data.expression._counts import holds_counts
+from rankbygene.data.slides._images import level_to_system, n_levels
 
 if TYPE_CHECKING:
-    from rankbygene.data._frame import SpotFrame
+    from rankbygene.data.slides._frame import SpotFrame
 
 __all__ = ["SpotPrints", "match_spots", "shared_spots"]
 

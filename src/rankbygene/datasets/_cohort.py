@@ -14,7 +14,7 @@ from spatialdata.transformations import Identity, Scale
 
 from rankbygene._arguments import checked, checked_fields
 from rankbygene.data import ArrayBag, Bag, BagSetup
-from rankbygene.data._bags import declare_features
+from rankbygene.data.bags._bags import declare_features
 from rankbygene.datasets._fields import RandomFields
 from rankbygene.datasets._synthetic import draw_genes, draw_slide
 from rankbygene.datasets._tissue import PROGRAMS

@@ -12,8 +12,8 @@ import pandas as pd
 
 from rankbygene._arguments import checked
 from rankbygene._names import require_names
+from rankbygene._reading import reading, regular_file
 from rankbygene.errors import InputKeyError, InputValueError
-from rankbygene.io._reading import reading, regular_file
 
 __all__ = ["bcnb_labels", "tcga_case", "tcga_clinical"]
 

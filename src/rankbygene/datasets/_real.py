@@ -12,9 +12,9 @@ import pandas as pd
 
 from rankbygene._arguments import checked
 from rankbygene._names import label_texts, natural_order
+from rankbygene._reading import reading, regular_file
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io import read_legacy_st
-from rankbygene.io._reading import reading, regular_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

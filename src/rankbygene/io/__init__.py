@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rankbygene.io._atomic import atomic_directory, atomic_file, fill_store, write_sdata
+from rankbygene._atomic import atomic_directory, atomic_file, fill_store, write_sdata
 from rankbygene.io._bags import read_bag_h5, write_bag_h5
 from rankbygene.io._h5 import H5Bag
 from rankbygene.io._hest import read_hest

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from rankbygene._arguments import checked
+from rankbygene._atomic import atomic_file
 from rankbygene.errors import InputKeyError, InputValueError
-from rankbygene.io._atomic import atomic_file
 from rankbygene.io._h5 import H5Bag
 from rankbygene.io._hdf5 import seal
 from rankbygene.io._tiles import slide_tiles, tiles_of_table

@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from rankbygene._reading import reading, regular_file
 from rankbygene.errors import InputValueError
-from rankbygene.io._reading import reading, regular_file
 
 __all__ = ["check_seal", "check_stored", "is_seal", "open_h5", "seal"]
 

@@ -12,11 +12,11 @@ import anndata as ad
 import numpy as np
 
 from rankbygene._arguments import checked
-from rankbygene.data._scale import check_um_per_px
+from rankbygene._reading import reading
+from rankbygene.data.slides._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 from rankbygene.io._hdf5 import open_h5
-from rankbygene.io._reading import reading
 from rankbygene.io._tiff import lazy_rgb, orientation_of
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from rankbygene._reading import reading
 from rankbygene.errors import InputKeyError, InputValueError, Problems
 from rankbygene.io._hdf5 import check_stored, open_h5
 from rankbygene.io._hest import read_json_object, read_table
-from rankbygene.io._reading import reading
 
 if TYPE_CHECKING:
     import anndata as ad

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 
-from rankbygene.data._images import over_white
+from rankbygene.data.slides._images import over_white
 from rankbygene.errors import InputValueError
 from rankbygene.io._tiff import Pyramid
 

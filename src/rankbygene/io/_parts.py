@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankbygene._atomic import atomic_directory, claim, is_temporary, remove_directory
 from rankbygene.errors import InputValueError
-from rankbygene.io._atomic import atomic_directory, claim, is_temporary, remove_directory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

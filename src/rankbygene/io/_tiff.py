@@ -14,9 +14,9 @@ import numpy as np
 import tifffile
 import zarr
 
-from rankbygene.data._images import over_white
+from rankbygene._reading import reading
+from rankbygene.data.slides._images import over_white
 from rankbygene.errors import InputValueError
-from rankbygene.io._reading import reading
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,8 +25,8 @@ import numpy as np
 import zarr
 from filelock import FileLock
 
+from rankbygene._atomic import disk_errors, sync
 from rankbygene.errors import InputValueError, OutputFailedError
-from rankbygene.io._atomic import disk_errors, sync
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,11 +12,11 @@ import tifffile
 from PIL import Image
 
 from rankbygene._arguments import checked
+from rankbygene._reading import reading, regular_file
 from rankbygene.errors import InputValueError, Problems
 from rankbygene.io._assemble import element_name
 from rankbygene.io._hdf5 import open_h5
 from rankbygene.io._hest import is_positive, read_json_object
-from rankbygene.io._reading import reading, regular_file
 from rankbygene.io._tiff import ORIENTATION, open_tiff
 
 if TYPE_CHECKING:

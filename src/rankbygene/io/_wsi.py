@@ -15,13 +15,13 @@ from spatialdata.transformations import set_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from rankbygene._arguments import checked
-from rankbygene.data._images import check_rgb_uint8
-from rankbygene.data._scale import check_pixel_size, check_um_per_px
+from rankbygene._reading import reading, regular_file
+from rankbygene.data.slides._images import check_rgb_uint8
+from rankbygene.data.slides._scale import check_pixel_size, check_um_per_px
 from rankbygene.errors import InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 from rankbygene.io._legacy_st import read_image
 from rankbygene.io._openslide import open_with_openslide
-from rankbygene.io._reading import reading, regular_file
 from rankbygene.io._tiff import Pyramid, open_tiff
 
 if TYPE_CHECKING:

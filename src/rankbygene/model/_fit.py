@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rankbygene._arguments import check_settings, checked
 from rankbygene._keys import Keys
+from rankbygene.base._folder import read_record
+from rankbygene.base._inference import AnyPrecision, check_precision
+from rankbygene.base._runner import check_train_kwargs
+from rankbygene.base.spots._annotate import check_keys_free, check_layer_fits, group_by_table
 from rankbygene.errors import InputValueError
-from rankbygene.model._annotate import check_keys_free, check_layer_fits, group_by_table
-from rankbygene.model._folder import read_record
-from rankbygene.model._inference import AnyPrecision, check_precision
-from rankbygene.model._nh2st import NH2ST
-from rankbygene.model._rankbygene import RankByGene
-from rankbygene.model._training import check_train_kwargs
+from rankbygene.methods.nh2st._model import NH2ST
+from rankbygene.methods.rankbygene._model import RankByGene
 
 if TYPE_CHECKING:
     import torch
 
-    from rankbygene.model._base import BaseSpatialModel
-    from rankbygene.model._setup import SpatialDatas
+    from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._model import BaseSpatialModel
 
 METHODS: dict[str, type[BaseSpatialModel]] = {cls.method: cls for cls in (RankByGene, NH2ST)}
 

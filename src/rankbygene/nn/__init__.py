@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from rankbygene.nn import losses
 from rankbygene.nn._attention import CrossAttention
-from rankbygene.nn._backbone import BackboneSpec, build_backbone
-from rankbygene.nn._fine_tune import FineTune, set_fine_tuning
 from rankbygene.nn._heads import ExpressionMLP, FeatureScaling, ResidualMLP
 from rankbygene.nn._hypergraph import HypergraphConv, HypergraphEncoder, similarity_hypergraph
 from rankbygene.nn._mil import (
@@ -16,11 +14,13 @@ from rankbygene.nn._mil import (
     SeedAttention,
     build_pooling,
 )
-from rankbygene.nn._orientations import orientations
-from rankbygene.nn._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
-from rankbygene.nn._pixels import normalize_pixels
 from rankbygene.nn._statistics import N_STATISTICS, color_statistics, color_texture_statistics
-from rankbygene.nn._weights import read_tensors
+from rankbygene.nn.encoders._backbone import BackboneSpec, build_backbone
+from rankbygene.nn.encoders._fine_tune import FineTune, set_fine_tuning
+from rankbygene.nn.encoders._orientations import orientations
+from rankbygene.nn.encoders._pathology import PATHOLOGY_BACKBONES, PathologyBackbone
+from rankbygene.nn.encoders._pixels import normalize_pixels
+from rankbygene.nn.encoders._weights import read_tensors
 
 __all__ = [
     "N_STATISTICS",

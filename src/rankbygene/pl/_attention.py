@@ -9,8 +9,8 @@ import numpy as np
 from rankbygene._arguments import checked
 from rankbygene._keys import Keys
 from rankbygene.data import SpatialSetup, SpotFrame, TileReader
-from rankbygene.data._annotation import join, read_annotation, region_rows
-from rankbygene.data._regions import region_centers
+from rankbygene.data.slides._annotation import join, read_annotation, region_rows
+from rankbygene.data.slides._regions import region_centers
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.pl._frames import choose_region, one_frame
 from rankbygene.pl._style import finish

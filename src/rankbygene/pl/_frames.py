@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rankbygene.base._setup import recall_setup
 from rankbygene.data import SpatialSetup, resolve
 from rankbygene.errors import InputKeyError, InputValueError
-from rankbygene.model._setup import recall_setup
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -13,7 +13,12 @@ from scipy.stats import rankdata
 from rankbygene._arguments import checked
 from rankbygene._checks import check_rows_of
 from rankbygene.data import neighbour_graph
-from rankbygene.data._panel import check_measured, first_names, gene_columns, panel_counts
+from rankbygene.data.expression._panel import (
+    check_measured,
+    first_names,
+    gene_columns,
+    panel_counts,
+)
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics._moran import morans_i
 from rankbygene.pp._frames import table_frames

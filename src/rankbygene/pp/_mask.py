@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 from scipy import ndimage
 
-from rankbygene.data._images import level_array, level_shape, n_levels
+from rankbygene.data.slides._images import level_array, level_shape, n_levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from spatialdata.models import Image2DModel, Labels2DModel, PointsModel, ShapesM
 from spatialdata.transformations import Affine, Identity
 
 from rankbygene._arguments import checked
-from rankbygene.data._images import WHITE, level_array
+from rankbygene.data.slides._images import WHITE, level_array
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from rankbygene.data import patient_folds
-from rankbygene.tl._cross_validate import cross_validate
-from rankbygene.tl._data import TestData, TrainingData
-from rankbygene.tl._ensemble import EnsembleMethod
 from rankbygene.tl._evaluate import Evaluation, evaluate
-from rankbygene.tl._hest_bench import hest_bench
-from rankbygene.tl._hest_result import HestBench
-from rankbygene.tl._methods import BASELINES, FeatureMethod, ModelMethod
-from rankbygene.tl._references import noise_ceiling
-from rankbygene.tl._result import CrossValidation
-from rankbygene.tl._result_folder import load_result
-from rankbygene.tl._selection import NestedSelection
-from rankbygene.tl._slides import SlideEvaluation, cross_validate_slides
+from rankbygene.tl.cross_validation._cross_validate import cross_validate
+from rankbygene.tl.cross_validation._data import TestData, TrainingData
+from rankbygene.tl.cross_validation._ensemble import EnsembleMethod
+from rankbygene.tl.cross_validation._methods import BASELINES, FeatureMethod, ModelMethod
+from rankbygene.tl.cross_validation._references import noise_ceiling
+from rankbygene.tl.cross_validation._result import CrossValidation
+from rankbygene.tl.cross_validation._result_folder import load_result
+from rankbygene.tl.cross_validation._selection import NestedSelection
+from rankbygene.tl.hest._bench import hest_bench
+from rankbygene.tl.hest._result import HestBench
+from rankbygene.tl.slides._cross_validate import SlideEvaluation, cross_validate_slides
 
 __all__ = [
     "BASELINES",

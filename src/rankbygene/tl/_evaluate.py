@@ -13,26 +13,26 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import checked, checked_fields
-from rankbygene.data._panel import first_names
-from rankbygene.data._row_groups import row_groups
+from rankbygene.base._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
+from rankbygene.base._random import forked_rng
+from rankbygene.base.spots._seen import USED, slides_seen_as_images, transductive
+from rankbygene.data.expression._panel import first_names
+from rankbygene.data.splits._row_groups import row_groups
 from rankbygene.errors import InputValueError, Problems
 from rankbygene.metrics import mae, mse, pearson
-from rankbygene.model._inference import FULL, AnyPrecision, choose_precision, run_over_tiles
-from rankbygene.model._random import forked_rng
-from rankbygene.model._seen import USED, slides_seen_as_images, transductive
 from rankbygene.nn import build_backbone, color_statistics
-from rankbygene.nn._backbone import CUSTOM
-from rankbygene.tl._data import expression_of
-from rankbygene.tl._folds import patient_of
-from rankbygene.tl._regressors import GroupRidge, MeanRegressor
+from rankbygene.nn.encoders._backbone import CUSTOM
+from rankbygene.tl.cross_validation._data import expression_of
+from rankbygene.tl.cross_validation._folds import patient_of
+from rankbygene.tl.cross_validation._regressors import GroupRidge, MeanRegressor
 from rankbygene.train._statistics import fill_unmeasured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._model import BaseSpatialModel
     from rankbygene.data import SpotFrame
-    from rankbygene.model._base import BaseSpatialModel
-    from rankbygene.model._setup import SpatialDatas
 
 
 BaselineName = Literal["mean", "color", "backbone"]

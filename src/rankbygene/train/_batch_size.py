@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene.base.spots._plan import Batch, SpotPlan, trained
 from rankbygene.errors import TrainingError
-from rankbygene.train._spot_plan import Batch, SpotPlan, trained
 
 __all__ = ["find_batch_size"]
 

@@ -12,7 +12,7 @@ import torch
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError, TrainingError
-from rankbygene.nn._weights import load_shared, shared_state
+from rankbygene.nn.encoders._weights import load_shared, shared_state
 
 __all__ = ["BestWeights", "FiniteLoss", "Mode"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene.base.spots._module import SpotModule
 from rankbygene.errors import InputValueError
-from rankbygene.module import SpotModule
 
 __all__ = ["encoders_for_training"]
 

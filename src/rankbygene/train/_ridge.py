@@ -69,7 +69,7 @@ def fit_ridge(
     targets
         ``[n, n_targets]``, NaN where one was not measured; such rows take no part in its fit.
     folds
-        Pairs of rows to fit on and rows to judge on, see :class:`rankbygene.data._row_groups.RowGroups`.
+        Pairs of rows to fit on and rows to judge on, see :class:`rankbygene.data.splits._row_groups.RowGroups`.
     n_components
         Largest number of principal components of the scaled inputs to regress on.
     penalties

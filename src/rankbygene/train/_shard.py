@@ -10,7 +10,7 @@ from torch import nn
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
-from rankbygene.module import ImageBranch
+from rankbygene.methods.rankbygene._module import ImageBranch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -1,0 +1,1 @@
+"""Models of slides as bags of features."""

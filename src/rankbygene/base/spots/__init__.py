@@ -1,0 +1,1 @@
+"""Models of spots: options, training, results, files."""

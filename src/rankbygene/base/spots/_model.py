@@ -1,0 +1,359 @@
+"""What every model of the package shares beyond its results and files: set-up and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from rankbygene._arguments import check_settings, checked
+from rankbygene.base._inference import BATCH_SIZE, choose_precision
+from rankbygene.base._last_good import good_state_kept
+from rankbygene.base._random import choose_seed, forked_rng
+from rankbygene.base._runner import (
+    check_before_training,
+    check_trainer,
+    default_max_epochs,
+    largest_batch,
+    run_training,
+    standardisation,
+    training_device,
+)
+from rankbygene.base._setup import recall_setup, remember_setup
+from rankbygene.base.spots._features import keep_features
+from rankbygene.base.spots._files import FilesMixin
+from rankbygene.base.spots._results import ResultsMixin
+from rankbygene.base.spots._seen import SpotRecord
+from rankbygene.data import (
+    ExpressionBank,
+    Normalization,
+    SpatialDataModule,
+    SpatialSetup,
+    resolve_slides,
+    split_spots,
+)
+from rankbygene.data.tiles._bank import MEMORY_LIMIT, TileBank
+from rankbygene.errors import InputValueError
+from rankbygene.nn import build_backbone, set_fine_tuning
+from rankbygene.pp import check_panel, choose_panel
+from rankbygene.train._encoder import encoders_for_training
+
+if TYPE_CHECKING:
+    from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._plan import SpotPlan
+    from rankbygene.data.batches._datamodule import Tiles
+    from rankbygene.data.splits._split import SplitBy
+    from rankbygene.nn import FineTune
+    from rankbygene.pp import PanelMethod
+
+
+class BaseSpatialModel(ResultsMixin, FilesMixin):
+    """A model of histology and expression that works on SpatialData objects.
+
+    Subclasses say how their network is built, trained and applied; everything else that a user
+    touches is here, in :class:`ResultsMixin` and in :class:`FilesMixin`, once.
+
+    Parameters
+    ----------
+    sdata
+        One SpatialData object, or a list or dict ``{slide: object}``, after
+        :meth:`setup_spatialdata`.
+    backbone
+        Image encoder: a timm name, an ``hf-hub:`` id, a named pathology encoder
+        (``rankbygene.nn.PATHOLOGY_BACKBONES``) or a module that maps ``[B, 3, H, W]`` to features, of
+        which a copy is trained.
+    pretrained
+        Load the encoder's published weights. False starts from random weights and works offline.
+    weights
+        Local file with weights for ``backbone``.
+    fine_tune, n_last, lora_kwargs
+        Which weights of the encoder training changes, see :func:`rankbygene.nn.set_fine_tuning`.
+        With ``"none"`` every tile is encoded once, in its eight orientations, and heads are trained
+        on what was kept.
+    genes
+        Names of the genes to learn and predict, or how many to choose with ``panel_method``.
+    panel_method
+        How genes are chosen, on training spots only and among those measured on every training
+        slide.
+    normalization
+        How counts become the training scale.
+    tile_um, tile_px
+        Width of a tile in micrometres and in pixels after resampling. By default what the
+        backbone was trained on (112 um at 224 px where it does not say).
+    split_by, validation_size, validation_slides
+        What is held out for early stopping and for the per-gene scores. By default whole
+        patients where they are known, else slides, else spatial blocks of the only slide.
+    max_spots
+        Train and validate on about so many spots at most, drawn from all over the slides, where there
+        are more. The others are neither cut nor seen; smoothing uses their counts.
+    cache_dir
+        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
+        default they are cut anew and held in memory.
+    seed
+        Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
+    **module_kwargs
+        Settings of the method's network.
+    """
+
+    # Spots that a sample of a large slide draws side by side.
+    _drawn_together: ClassVar[int] = 1
+    # What takes the settings that ``train`` hands on, by the name of the mapping.
+    _settings_of: ClassVar[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {}
+
+    @checked
+    def __init__(
+        self,
+        sdata: SpatialDatas,
+        *,
+        backbone: str | torch.nn.Module = "resnet18",
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        fine_tune: FineTune = "full",
+        n_last: int | None = None,
+        lora_kwargs: Mapping[str, Any] | None = None,
+        genes: int | Sequence[str] = 250,
+        panel_method: PanelMethod = "most_expressed",
+        normalization: Normalization | None = None,
+        tile_um: float | None = None,
+        tile_px: int | None = None,
+        split_by: SplitBy = "auto",
+        validation_size: float = 0.2,
+        validation_slides: Sequence[str] | None = None,
+        max_spots: int | None = None,
+        cache_dir: str | Path | None = None,
+        seed: int | None = None,
+        **module_kwargs: Any,
+    ) -> None:
+        self.seed = choose_seed(seed)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.normalization = normalization or Normalization()
+        self.module_kwargs = module_kwargs
+        self.fine_tuning = {
+            "fine_tune": fine_tune,
+            "n_last": n_last,
+            "lora_kwargs": None if lora_kwargs is None else dict(lora_kwargs),
+        }
+        frames = resolve_slides(sdata, recall_setup)
+        self.setup = next(iter(frames.values())).setup.as_said()
+        if not isinstance(genes, int):
+            check_panel(genes, frames.values())
+        with forked_rng(self.seed):
+            network, self.backbone = build_backbone(
+                backbone, pretrained=pretrained, weights=weights, tile_px=tile_px
+            )
+            set_fine_tuning(network, **self.fine_tuning)
+        self.tile_um = tile_um or self.backbone.tile_um
+        self.tile_px = tile_px or self.backbone.tile_px
+        self._check_tiles(frames)
+        split = split_spots(
+            frames,
+            by=split_by,
+            validation_size=validation_size,
+            validation_slides=validation_slides,
+            seed=self.seed,
+            tile_um=max(self.tile_widths),
+            normalization=self.normalization,
+        )
+        if max_spots is not None:
+            split = split.sample(frames, max_spots, self._drawn_together)
+        self._use(frames, split)
+        self.split_note = split.note
+        self.panel_method = panel_method if isinstance(genes, int) else "given"
+        self.genes = self._train_panel(genes, panel_method)
+        self.record = SpotRecord.of(self.frames, self.split, self.genes)
+        self.is_recorded = True
+        with forked_rng(self.seed):
+            self.module = self._build_module(network)
+        self._start_untrained()
+
+    def __repr__(self) -> str:
+        state = "trained" if self.is_trained_ else "not trained"
+        slides = f"{len(self.frames)} slides, " if self.frames else ""
+        return (
+            f"{type(self).__name__} ({state}): {slides}{len(self.genes)} genes, "
+            f"{self.backbone.name}, tiles of {self.tile_um:g} um at {self.tile_px} px"
+        )
+
+    @classmethod
+    @checked
+    def setup_spatialdata(
+        cls,
+        sdata: SpatialDatas,
+        *,
+        table_key: str = "table",
+        image_key: str | Mapping[str, str] | None = None,
+        layer: str | None = None,
+        coordinate_system: str | None = None,
+        patient_key: str | None = None,
+        um_per_px: float | Mapping[str, float] | None = None,
+    ) -> None:
+        """Say which parts of a SpatialData object feed the model.
+
+        Nothing is written into ``sdata``.
+
+        Parameters
+        ----------
+        sdata
+            One object, or a list or dict of objects that share these settings.
+        table_key
+            Table with the counts, annotating circles, polygons or labels.
+        image_key
+            H&E image; per region with a mapping ``{region: image}``. May be left out where the
+            region shares a coordinate system with one RGB image, or with the pictures of one
+            Visium library; between other images nothing is guessed.
+        layer
+            Layer of integer counts; by default ``X``.
+        coordinate_system
+            System in which spots and image meet; by default one that both have.
+        patient_key
+            Column of ``obs`` that names the patient (or animal), one value per slide. Splits
+            then keep patients apart.
+        um_per_px
+            Micrometres per pixel of the finest level of the image, where neither a coordinate
+            system in micrometres, nor metadata, nor a Visium lattice tells it.
+        """
+        setup = SpatialSetup(
+            table_key=table_key,
+            image_key=image_key,
+            layer=layer,
+            coordinate_system=coordinate_system,
+            patient_key=patient_key,
+            um_per_px=um_per_px,
+        )
+        remember_setup(sdata, setup)
+
+    def _train_panel(self, genes: int | Sequence[str], method: PanelMethod) -> list[str]:
+        if not isinstance(genes, int):
+            return list(genes)
+        rows = {
+            name: np.flatnonzero(labels == "train") for name, labels in self.split.labels.items()
+        }
+        used = [frame for name, frame in self.frames.items() if len(rows[name])]
+        return choose_panel(used, genes, method=method, rows=rows)
+
+    def _build_datamodule(
+        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+    ) -> SpatialDataModule:
+        """Build the batches that ``plan`` is trained on, of tiles or of their features."""
+        return SpatialDataModule(
+            inputs,
+            bank,
+            self.training_split,
+            seed=self.seed,
+            shuffle_window=_shuffle_window(inputs, batches["batch_size"]),
+            **batches,
+        )
+
+    def _fit(
+        self,
+        max_epochs: int | None,
+        batches: Mapping[str, Any],
+        plan_kwargs: Mapping[str, Any],
+        *,
+        compile: bool,
+        gradient_checkpointing: bool,
+        trainer_kwargs: Mapping[str, Any],
+        finish: Callable[[ExpressionBank], None],
+        **runner: Any,
+    ) -> None:
+        """Train the module by the method's plan, and ``finish``; ``runner`` goes to the training."""
+        plan_kwargs = self._settings("plan_kwargs", plan_kwargs)
+        check_trainer(max_epochs, trainer_kwargs, **runner)
+        runner = {**runner, **trainer_kwargs}
+        encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
+        self._check_encoding(encoding, runner.get("strategy"))
+        plan = self._build_plan(dict(plan_kwargs))
+        train = self.training_split.rows("train")
+        validation = self.training_split.rows("validation")
+        check_before_training(plan, validated=len(validation) > 0, **runner)
+        device = training_device(runner["accelerator"], runner["devices"])
+        runner["precision"] = choose_precision(runner["precision"], device)
+        if batches["batch_size"] != "auto":
+            plan.check_sizes(batches["batch_size"], len(validation))
+        bank = self._expression_bank()
+        with good_state_kept(self, partial(finish, bank)):
+            self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
+            inputs = self._inputs(device, runner["precision"])
+            epochs = max_epochs or default_max_epochs(len(train))
+            with encoders_for_training(self.module, **encoding):
+                make = partial(self._build_datamodule, inputs, bank, plan)
+                if batches["batch_size"] == "auto":
+                    size = self._largest_batch(make, plan, batches, device, runner["precision"])
+                    plan.check_sizes(size, len(validation))
+                    batches = {**batches, "batch_size": size}
+                datamodule = make(**batches)
+                self.training_params = {
+                    "max_epochs": epochs,
+                    "precision": runner["precision"],
+                    "accelerator": device.type,
+                    **batches,
+                    **plan_kwargs,
+                }
+                self._record_split()
+                run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+
+    def _largest_batch(
+        self,
+        make: Callable[..., SpatialDataModule],
+        plan: SpotPlan,
+        batches: Mapping[str, Any],
+        device: torch.device,
+        precision: str,
+    ) -> int:
+        n_train = len(self.training_split.rows("train"))
+        with forked_rng(self.seed):
+            return largest_batch(plan, make, batches, n_train, device=device, precision=precision)
+
+    def _settings(self, name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Check settings that training hands on."""
+        function, own = self._settings_of[name]
+        return check_settings(function, value, name, owned=own)
+
+    def _inputs(self, device: torch.device, precision: str) -> Tiles:
+        """Give what batches are made of: tiles, or the features of an encoder that stays as it is."""
+        if self.fine_tuning.get("fine_tune") != "none":
+            return self.tiles
+        # Those of another precision are others.
+        if self._features is None or self._features_precision != precision:
+            self.module.to(device).eval()
+            self._features = keep_features(
+                self.module.encode_orientations,
+                self.tiles,
+                device=device,
+                batch_size=BATCH_SIZE,
+                precision=precision,
+            )
+            self._features_precision = precision
+        return self._features
+
+    def _check_encoding(self, encoding: Mapping[str, bool], strategy: object) -> None:
+        chosen = [name for name, value in encoding.items() if value]
+        if chosen and strategy == "fsdp":
+            msg = (
+                f"{' and '.join(chosen)} cannot be combined with strategy='fsdp', which takes the "
+                "encoder apart; leave one of them out"
+            )
+            raise InputValueError(msg)
+        if chosen and self.fine_tuning.get("fine_tune") == "none":
+            msg = (
+                f"{' and '.join(chosen)} would have no effect: with fine_tune='none' the encoder is "
+                "not run in training"
+            )
+            raise InputValueError(msg)
+
+    def _expression_bank(self) -> ExpressionBank:
+        return ExpressionBank.build(
+            self.frames, self.genes, self.normalization, rows=self._used_rows()
+        )
+
+
+def _shuffle_window(inputs: Tiles, batch_size: int) -> int | None:
+    """Choose among how many rows tiles are shuffled that memory does not hold; None: among all."""
+    n_bytes = inputs.n_bytes if isinstance(inputs, TileBank) else 0
+    if n_bytes <= MEMORY_LIMIT:
+        return None
+    return max(batch_size, len(inputs) * MEMORY_LIMIT // (4 * n_bytes))

@@ -1,0 +1,97 @@
+"""What the networks of every method share: the scale of images and of expression."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Self
+
+import torch
+from torch import nn
+
+from rankbygene._arguments import checked
+from rankbygene.nn import normalize_pixels
+from rankbygene.nn.encoders._fine_tune import rest_frozen
+
+__all__ = ["SpotModule"]
+
+
+class SpotModule(nn.Module):
+    """Networks over spots, each an image and a profile.
+
+    Parameters
+    ----------
+    n_genes
+        Size of the panel.
+    pixel_mean, pixel_std
+        Channel statistics that the backbone expects, on the scale [0, 1].
+    """
+
+    @checked
+    def __init__(
+        self,
+        n_genes: int,
+        pixel_mean: tuple[float, float, float],
+        pixel_std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.register_buffer("expression_mean", torch.zeros(n_genes))
+        self.register_buffer("expression_std", torch.ones(n_genes))
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1))
+        self.expression_mean: torch.Tensor
+        self.expression_std: torch.Tensor
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+
+    @property
+    @abstractmethod
+    def encoders(self) -> list[nn.Module]:
+        """The image encoders, that which is trained first."""
+
+    @abstractmethod
+    def encode_orientations(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode images in each of their eight orientations, for heads to be trained on.
+
+        Parameters
+        ----------
+        images
+            ``[B, C, H, W]``, uint8 or float in [0, 1].
+
+        Returns
+        -------
+        What a batch holds instead of ``image``, each ``[B, 8, ...]``, in the order of
+        :func:`rankbygene.nn.orientations`.
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; what no training changes always evaluates."""
+        super().train(mode)
+        rest_frozen(self)
+        return self
+
+    def set_expression_stats(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Store mean and standard deviation ``[n_genes]`` of the training spots."""
+        self.expression_mean.copy_(mean)
+        self.expression_std.copy_(std)
+
+    def standardize(self, expression: torch.Tensor) -> torch.Tensor:
+        """Centre and scale expression ``[B, n_genes]`` by the training statistics."""
+        return (expression - self.expression_mean) / self.expression_std
+
+    def to_training_scale(self, standardized: torch.Tensor) -> torch.Tensor:
+        """Undo :meth:`standardize`."""
+        return standardized * self.expression_std + self.expression_mean
+
+    def fill_unmeasured(
+        self, standardized: torch.Tensor, measured: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Put the training mean where a gene was not measured (``[B, n_genes]`` False).
+
+        The mean says nothing, while a zero would say that the gene is silent.
+        """
+        return standardized if measured is None else torch.where(measured, standardized, 0.0)
+
+    def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scale images, uint8 or float in [0, 1], to what the backbone expects."""
+        return normalize_pixels(images, self.pixel_mean, self.pixel_std)

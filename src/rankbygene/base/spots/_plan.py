@@ -1,0 +1,206 @@
+"""What the training of every method shares: steps, logging, the optimiser's schedule."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from rankbygene._arguments import checked
+from rankbygene.base.spots._module import SpotModule
+from rankbygene.errors import InputValueError
+from rankbygene.train._batch_plan import Batch, BatchPlan
+from rankbygene.train._callbacks import Mode
+from rankbygene.train._scores import RunningPearson
+
+__all__ = ["Batch", "SpotPlan", "warmup_cosine"]
+
+
+class SpotPlan(BatchPlan):
+    """Training of a :class:`~rankbygene.module.SpotModule` by a weighted sum of losses.
+
+    Subclasses say what the losses are and how spots are predicted.
+
+    Parameters
+    ----------
+    module
+        The networks.
+    weights
+        Weight of each loss; that of expression is called ``"expression"``.
+    lr, weight_decay
+        Of AdamW.
+    warmup
+        Share of the steps over which the learning rate rises before it falls along a cosine.
+        None keeps it constant.
+    chunk_size
+        Tiles that a process encodes at a time. None: its whole share of a batch.
+    seed
+        Of every random choice.
+    """
+
+    @checked
+    def __init__(
+        self,
+        module: SpotModule,
+        *,
+        weights: Mapping[str, float],
+        lr: float,
+        weight_decay: float,
+        warmup: float | None,
+        chunk_size: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__(module, chunk_size=chunk_size, seed=seed)
+        self.module: SpotModule
+        self.weights = dict(weights)
+        self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
+        self.running_pearson = RunningPearson()
+
+    @abstractmethod
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute every term that has a weight, unweighted, for one batch.
+
+        Where there are many processes, ``batch`` is the share of this one, and the terms are those
+        of the whole batch.
+        """
+
+    @abstractmethod
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Give true and predicted expression of the spots, where it was measured, and their slide."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Give the parameters to optimise, in groups with settings of their own."""
+        return [{"params": trained(self.module), "lr": self.lr}]
+
+    @property
+    def smallest_batch(self) -> int:
+        """Spots that the losses compare at least; normalisation over a batch takes two in any case."""
+        return 2
+
+    def check_sizes(self, batch_size: int, n_validation: int) -> None:
+        """Refuse batches in which a loss has nothing to compare; say where validation has too few.
+
+        Raises
+        ------
+        InputValueError
+            A batch is too small.
+        """
+        needed = self.smallest_batch
+        if batch_size < needed:
+            msg = (
+                f"batch_size is {batch_size}, and the losses of this training compare {needed} spots at "
+                f"least; pass a batch_size of {needed} or more"
+            )
+            raise InputValueError(msg)
+        if 0 < n_validation < needed:
+            text = (
+                f"there are {n_validation} validation spots, and the losses of this training compare "
+                f"{needed} at least: what cannot be compared counts as 0 in the validation loss. Hold out more"
+            )
+            warnings.warn(text, UserWarning, stacklevel=2)
+
+    def monitors(self) -> dict[str, Mode]:
+        """Name the losses and the score of the validation spots."""
+        terms = ["loss", *(name for name, weight in self.weights.items() if weight)]
+        known: dict[str, Mode] = {f"validation_{name}": "min" for name in terms}
+        return known | {"validation_pearson": "max"} if self.weights["expression"] else known
+
+    def n_spots(self, batch: Batch) -> int:
+        """Count the spots whose losses a batch holds."""
+        return len(batch["spot"])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return the loss and its terms."""
+        terms = self.losses(batch, self.generator)
+        loss = self._weighted(terms)
+        self.add_to_epoch(_named("train", loss, terms), self.n_spots(batch))
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def on_validation_epoch_start(self) -> None:
+        """Make every epoch's validation see the same views and triplets."""
+        self.validation_generator = torch.Generator().manual_seed(self.seed)
+        self.running_pearson.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses; collect predictions."""
+        terms = self.losses(batch, self.validation_generator)
+        found = _named("validation", self._weighted(terms), terms)
+        # All processes know the same losses, up to rounding, which must not make them decide apart.
+        how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True}
+        how["batch_size"] = self.n_spots(batch)
+        self.log("validation_loss", found.pop("validation_loss"), prog_bar=True, **how)
+        self.log_dict(found, **how)
+        if self.weights["expression"]:
+            self.running_pearson.update(*self.all_rows(*self.judge(batch)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean Pearson correlation per gene of the predictions."""
+        if self.weights["expression"]:
+            score = self.running_pearson.compute().to(self.device)
+            self.log("validation_pearson", score, on_epoch=True, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, by default with a warm-up and half a cosine."""
+        optimizer = adamw(self, self.parameter_groups(), weight_decay=self.weight_decay)
+        if self.warmup is None:
+            return optimizer
+        return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))
+
+    def _expression_error(
+        self, standardized: torch.Tensor, expression: torch.Tensor, measured: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean squared error of standardised genes, where they were measured."""
+        return measured_error(standardized, self.module.standardize(expression), measured)
+
+    def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _named(
+    part: str, loss: torch.Tensor, terms: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    return {f"{part}_loss": loss, **{f"{part}_{name}": term for name, term in terms.items()}}
+
+
+def measured_error(
+    predicted: torch.Tensor, truth: torch.Tensor, measured: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared error where there is a truth; what stands elsewhere, NaN too, has no part in it."""
+    error = torch.where(measured, predicted - truth, 0.0)
+    return error.square().sum() / measured.sum().clamp(min=1)
+
+
+def adamw(plan: pl.LightningModule, parameters: Any, **settings: Any) -> torch.optim.AdamW:
+    """AdamW, as one kernel where the device has it.
+
+    16-bit precision scales gradients, which that kernel would undo out of the sight of clipping.
+    """
+    scaled = str(plan.trainer.precision).startswith("16")
+    fused = plan.device.type in ("cpu", "cuda") and not scaled
+    return torch.optim.AdamW(parameters, fused=fused, **settings)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Give the weights that training changes."""
+    return [weight for weight in module.parameters() if weight.requires_grad]
+
+
+def with_warmup(optimizer: torch.optim.Optimizer, warmup: float, n_steps: int) -> dict[str, Any]:
+    """Let the learning rate rise over a share of the steps, then fall, in Lightning's terms."""
+    factor = partial(warmup_cosine, n_warmup=round(warmup * n_steps), n_steps=n_steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def warmup_cosine(step: int, *, n_warmup: int, n_steps: int) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to 0."""
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup))) / 2

@@ -1,0 +1,205 @@
+"""What a model holds, and what a method has to say to become one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rankbygene._arguments import checked
+from rankbygene.base._trained import TrainedModel
+from rankbygene.base.spots._seen import SpotRecord
+from rankbygene.data import TileBank, plan_tiles, resolve, resolve_slides
+from rankbygene.data.slides._known_scale import SETUPS
+from rankbygene.errors import InputKeyError, InputValueError, Problems
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from spatialdata import SpatialData
+
+    from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._plan import SpotPlan
+    from rankbygene.data import FeatureBank, Normalization, SpatialSetup, SpotFrame, SpotSplit
+    from rankbygene.nn import BackboneSpec
+
+
+class ModelState(TrainedModel, ABC):
+    """State and hooks that set-up, results and files share."""
+
+    method: ClassVar[str]
+
+    setup: SpatialSetup
+    frames: dict[str, SpotFrame]  # empty when loaded without data
+    split: SpotSplit
+    # Of slides that were sampled, what the sample kept; the same as above for others.
+    training_frames: dict[str, SpotFrame]
+    training_split: SpotSplit
+    backbone: BackboneSpec
+    tile_um: float
+    tile_px: int
+    normalization: Normalization
+    panel_method: str
+    genes: list[str]
+    module_kwargs: dict[str, Any]
+    fine_tuning: dict[str, Any]  # arguments of rankbygene.nn.set_fine_tuning
+    split_note: str
+    record: SpotRecord  # of every spot of the model's own data, also where no data is attached
+    is_recorded: bool  # whether `record` covers `split`: not for new data until it is trained on
+    training_params: dict[str, Any]
+    validation_pearson: pd.Series[float]  # per gene of the panel
+    cache_dir: Path | None = None  # where tiles are kept between sessions; not saved
+    _tiles: TileBank | None
+    _features: FeatureBank | None  # of a frozen encoder
+    _features_precision: str | None = None
+
+    @abstractmethod
+    @checked
+    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
+        """Train the model."""
+
+    @abstractmethod
+    def _build_module(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Build the torch module around an image backbone, by ``module_kwargs``."""
+
+    @abstractmethod
+    def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map uint8 images ``[B, 3, px, px]`` to ``latent`` and ``expression``.
+
+        A method that looks beyond the tile gives what :meth:`_combine` needs instead.
+        """
+
+    def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Rows whose tiles must be read to answer for ``rows``: these alone, without context."""
+        return rows
+
+    def _combine(
+        self,
+        values: dict[str, NDArray[np.float32]],
+        frame: SpotFrame,
+        rows: NDArray[np.intp],
+        needed: NDArray[np.intp],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Turn what :meth:`_apply` gave for ``needed`` into ``latent`` and ``expression`` of ``rows``."""
+        return values
+
+    @abstractmethod
+    def _build_plan(self, settings: dict[str, Any]) -> SpotPlan:
+        """Build the training of ``module`` with the user's settings."""
+
+    @abstractmethod
+    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+        """Map expression ``[B, n_genes]`` to the gene branch's representation."""
+
+    @property
+    def split_labels(self) -> pd.Series[str]:
+        """Label of every spot of the model's own data, in the order of the slides."""
+        return pd.Series(self.record.labels.astype(str))
+
+    def _record_split(self) -> None:
+        """Remember the spots of data that was attached and is about to be trained on."""
+        if not self.is_recorded:
+            self.record = self.record.joined(SpotRecord.of(self.frames, self.split, self.genes))
+            self.is_recorded = True
+
+    @property
+    def tile_widths(self) -> tuple[float, ...]:
+        """Widths of the tiles at each spot in micrometres, ``tile_um`` first."""
+        return (self.tile_um, *self.module_kwargs.get("context_um", ()))
+
+    @property
+    def tiles(self) -> TileBank:
+        """Tiles of the model's own slides, cut on first use and kept until :meth:`release`.
+
+        With ``cache_dir`` they are kept beyond that, in files.
+        """
+        if self._tiles is None:
+            self._tiles = TileBank.build(
+                self.training_frames,
+                tile_um=self.tile_widths,
+                tile_px=self.tile_px,
+                cache_dir=self.cache_dir,
+            )
+        return self._tiles
+
+    def _use(self, frames: dict[str, SpotFrame], split: SpotSplit) -> None:
+        """Make slides and their split the model's own."""
+        self.frames, self.split = frames, split
+        self.training_split = split.without_unused()
+        self.training_frames = {
+            name: frame if len(rows) == frame.n_obs else frame.take(rows)
+            for (name, frame), rows in zip(frames.items(), self._used_rows().values(), strict=True)
+        }
+
+    def _used_rows(self) -> dict[str, NDArray[np.intp]]:
+        """Spots of each slide that its sample kept."""
+        return {
+            name: np.flatnonzero(labels != "unused") for name, labels in self.split.labels.items()
+        }
+
+    def release(self) -> None:
+        """Free tiles, kept features and the trainer; what is needed again is made or found again."""
+        self._tiles = None
+        self._features = None
+        self.trainer: Any = None
+
+    def _start_untrained(self) -> None:
+        self.is_trained_ = False
+        self.history_ = None
+        self.training_params = {}
+        self.validation_pearson = pd.Series(np.nan, index=self.genes, name="pearson")
+        self.release()
+
+    def _check_tiles(self, frames: Mapping[str, SpotFrame]) -> None:
+        problems = Problems()
+        for frame in frames.values():
+            with problems.collect():
+                for width in self.tile_widths:
+                    plan_tiles(frame, tile_um=width, tile_px=self.tile_px)
+        problems.raise_if_any()
+
+    def _setup_for(self, sdata: SpatialData) -> SpatialSetup:
+        """Give the set-up of an object: its own, else the model's.
+
+        A scale that was said is a scale of the images that it was said of. It holds for slides that the
+        model was made with, told by their spots; others need one of their own.
+        """
+        setup, said = SETUPS.get(sdata, self.setup), self.setup.um_per_px
+        if sdata in SETUPS or said is None:
+            return setup
+        frames = resolve(sdata, setup, counts=False)
+        own = [
+            frame.region
+            for frame in frames
+            if pd.notna(self.record.labels_of(frame, self.genes)).any()
+        ]
+        if len(own) == len(frames):
+            return setup
+        values = {name: said[name] if isinstance(said, Mapping) else said for name in own}
+        alone = replace(setup, um_per_px=values or None)
+        try:
+            resolve(sdata, alone, counts=False)
+        except (InputValueError, InputKeyError) as error:
+            msg = (
+                f"{error} The model was told um_per_px={said}, but of other images: say it of this "
+                f"object with `{type(self).__name__}.setup_spatialdata(sdata, um_per_px=...)`."
+            )
+            raise type(error)(msg) from error
+        return alone
+
+    def _frames_of(self, sdata: SpatialDatas | None, *, counts: bool) -> dict[str, SpotFrame]:
+        """Frames of new data, or of the model's own data when none is given."""
+        if sdata is None:
+            if not self.frames:
+                msg = "this model was loaded without data; pass `sdata=...`"
+                raise InputValueError(msg)
+            return self.frames
+        frames = resolve_slides(sdata, self._setup_for, counts=counts)
+        self._check_tiles(frames)
+        return frames

@@ -1,0 +1,285 @@
+"""Predictions of large slides: part by part to disk, by one process or several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata.io
+import dask.array as da
+import numpy as np
+import zarr
+from filelock import FileLock, Timeout
+from spatialdata import SpatialData
+
+from rankbygene._atomic import atomic_directory, check_free, fill_store, settle
+from rankbygene._keys import Keys
+from rankbygene.base._inference import BATCH_SIZE, Precision, choose_precision, run_over_tiles
+from rankbygene.base._record import model_record, package_versions, plain, provenance
+from rankbygene.base.spots._slide import slide_table
+from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
+from rankbygene.errors import InputValueError
+from rankbygene.io._parts import Parts
+from rankbygene.nn.encoders._weights import hash_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rankbygene.base.spots._results import ResultsMixin
+    from rankbygene.data import SpotFrame, TileReader
+
+# Spots of a part: their tiles at 224 px take 150 MB.
+PART_SIZE = 1024
+
+
+def predict_to_store(
+    model: ResultsMixin,
+    frame: SpotFrame,
+    element: Any,
+    out: Path,
+    *,
+    table_key: str,
+    shard: tuple[int, int] | None,
+    overwrite: bool,
+    precision: Precision,
+) -> None:
+    """Predict the spots of a frame, or a share of them, and write a store when all are there.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    frame
+        The spots.
+    element
+        Shapes or labels that the spots are.
+    out
+        The store.
+    table_key
+        Name of the table in it.
+    shard
+        Share of the parts to compute, ``(i, n)``; None takes what ``torchrun`` says, or all.
+    overwrite
+        Replace a store that is there.
+    precision
+        Of the network.
+    """
+    index, n_shards = _checked(shard or launched())
+    place = out.with_name(f"{out.name}.parts")
+    settle(place)
+    if _has_no_part(index, n_shards, frame.n_obs):
+        return
+    check_free(out, overwrite)
+    frame = frame.take(model._reader(frame).reading_order())
+    reader = model._reader(frame)
+    parts = Parts(
+        place,
+        _job(model, frame, reader, table_key)
+        | {"precision": choose_precision(precision, model.device)},
+        n_rows=frame.n_obs,
+        part_size=PART_SIZE,
+    )
+    own = np.array_split(np.arange(len(parts)), n_shards)[index].tolist()
+    waiting = [part for part in own if not parts.is_done(part)]
+    _compute(model, reader, parts, waiting, precision)
+    if parts.is_complete():
+        _assemble(
+            model,
+            frame,
+            element,
+            parts,
+            out,
+            table_key=table_key,
+            overwrite=overwrite,
+            precision=precision,
+        )
+
+
+def _checked(shard: tuple[int, int]) -> tuple[int, int]:
+    index, n_shards = shard
+    if not 0 <= index < n_shards:
+        msg = f"shard={shard} is no share; pass (i, n) with 0 <= i < n, such as (0, 4)"
+        raise InputValueError(msg)
+    return index, n_shards
+
+
+def _has_no_part(index: int, n_shards: int, n_rows: int) -> bool:
+    """Whether a share is empty, since there are more shares than parts; it has nothing to do or to say.
+
+    The first shares get the parts.
+    """
+    return 0 < -(-n_rows // PART_SIZE) <= index < n_shards
+
+
+def launched() -> tuple[int, int]:
+    """Rank and number of processes, as ``torchrun`` tells them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) -> dict[str, Any]:
+    """Describe what is computed, so that parts of something else are not taken for it."""
+    levels = [plan.level for plan in reader.plans]
+    return {
+        "method": model.method,
+        "model": _model_digests(model),
+        "genes": list(model.genes),
+        "table": table,
+        "region": frame.region,
+        "image": frame.image_key,
+        "tile": [[plan.level, plan.side, plan.tile_px, *plan.shape] for plan in reader.plans],
+        "slide": {
+            **fingerprint_frame(frame, levels=levels, counts=False),
+            "windows": _digest(*(line for plan in reader.plans for line in (plan.x0, plan.y0))),
+            "instances": _digest(hash_texts(frame.instances)),
+        },
+        "versions": package_versions(),
+    }
+
+
+def _model_digests(model: ResultsMixin) -> dict[str, str]:
+    """Tell a model by all that its predictions depend on, beside its networks the statistics layer."""
+    record = plain(model_record(model))
+    settings = {
+        key: record[key]
+        for key in ("class", "backbone", "tile", "normalization", "module", "statistics")
+    }
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return {
+        "weights": hash_weights(model.module),
+        "settings": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _compute(
+    model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list[int], precision: Precision
+) -> None:
+    """Apply the network to every tile of some parts.
+
+    A part is computed by itself, so that its numbers do not depend on who computes which others.
+    """
+    model.module.eval()
+    for part, tiles in _tiles_of_parts(reader, parts, wanted):
+        values = run_over_tiles(
+            model._apply,
+            [(np.arange(len(tiles)), tiles)],
+            len(tiles),
+            device=model.device,
+            batch_size=BATCH_SIZE,
+            precision=precision,
+        )
+        parts.write(part, values)
+
+
+def _tiles_of_parts(
+    reader: TileReader, parts: Parts, wanted: Iterable[int]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Read the tiles of parts in one pass over the image, and hand each part over once it is whole."""
+    slices = [np.arange(rows.start, rows.stop) for rows in map(parts.rows, wanted)]
+    if not slices:
+        return
+    begun: dict[int, tuple[NDArray[np.uint8], int]] = {}
+    for rows, tiles in reader.stream(np.concatenate(slices)):
+        part_of_row = rows // parts.part_size
+        for part in np.unique(part_of_row).tolist():
+            own, inside = parts.rows(part), part_of_row == part
+            size = own.stop - own.start
+            held, n_found = begun.get(part) or (np.empty((size, *tiles.shape[1:]), np.uint8), 0)
+            held[rows[inside] - own.start] = tiles[inside]
+            begun[part] = held, n_found + int(inside.sum())
+            if begun[part][1] == size:
+                yield part, begun.pop(part)[0]
+
+
+def _assemble(
+    model: ResultsMixin,
+    frame: SpotFrame,
+    element: Any,
+    parts: Parts,
+    out: Path,
+    *,
+    table_key: str,
+    overwrite: bool,
+    precision: Precision,
+) -> None:
+    """Write the store from all parts, unless another process is at it, and remove the parts."""
+    lock = FileLock(f"{parts.folder}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return
+    try:
+        if not parts.folder.exists():  # another process was quicker
+            return
+        table = slide_table(
+            frame,
+            expression=None,
+            latent=np.empty((frame.n_obs, 0), np.float32),
+            genes=model.genes,
+            keys=Keys(model.method),
+            params=provenance(model, [frame], precision),
+        )
+        slide = SpatialData.init_from_elements({frame.region: element, table_key: table})
+        with atomic_directory(out, overwrite=overwrite) as folder:
+            fill_store(slide, folder)
+            _fill_table(model, frame, parts, folder, table_key)
+        parts.remove()
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _fill_table(
+    model: ResultsMixin, frame: SpotFrame, parts: Parts, store: Path, table_key: str
+) -> None:
+    """Write the two large arrays, of which only some parts are in memory at a time."""
+    latent = Keys(model.method).latent
+    width = parts.shape("latent")[1]
+    root: Any = zarr.open_group(store, mode="r+", use_consolidated=False)
+    group = root[f"tables/{table_key}"]
+    for place, name, array in (
+        (group, "X", _lazy(parts, len(model.genes), partial(_expression, model, frame, parts))),
+        (group["obsm"], latent, _lazy(parts, width, partial(parts.read, "latent"))),
+    ):
+        # In chunks of other heights every part would decode and encode its neighbours' again.
+        chunks = {"chunks": (min(parts.part_size, len(array)), array.shape[1])}
+        anndata.io.write_elem(place, name, array, dataset_kwargs=chunks)
+    with warnings.catch_warnings():
+        # The files of shapes are no arrays.
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(root.store)
+
+
+def _expression(
+    model: ResultsMixin, frame: SpotFrame, parts: Parts, rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    needed = model._rows_needed(frame, rows)
+    values = {name: parts.read(name, needed) for name in parts.names()}
+    return model._combine(values, frame, rows, needed)["expression"]
+
+
+def _lazy(parts: Parts, width: int, read: Callable[[NDArray[np.intp]], Any]) -> da.Array:
+    """Float32 array ``[n_rows, width]`` with one chunk per part, each read when it is written."""
+
+    def block(block_info: Any = None) -> Any:
+        first, last = block_info[None]["array-location"][0]
+        return read(np.arange(first, last))
+
+    heights = tuple(parts.rows(part).stop - parts.rows(part).start for part in range(len(parts)))
+    # Without a block to look at, dask would call `read` for an example.
+    array: da.Array = da.map_blocks(  # type: ignore[no-untyped-call]
+        block, chunks=(heights, (width,)), dtype=np.float32, meta=np.empty((0, 0), np.float32)
+    )
+    return array

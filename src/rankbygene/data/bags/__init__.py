@@ -1,0 +1,1 @@
+"""Slides as bags of features, and their patients."""

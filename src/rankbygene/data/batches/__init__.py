@@ -1,0 +1,1 @@
+"""Batches of tiles and expression, in an order that a seed repeats."""

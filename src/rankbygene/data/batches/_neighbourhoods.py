@@ -1,0 +1,297 @@
+"""Batches of neighbourhoods, in which a tile that several spots share appears once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from rankbygene._arguments import checked
+from rankbygene.data.batches._datamodule import (
+    Batch,
+    RowBatches,
+    SpatialDataModule,
+    Tiles,
+    shared,
+)
+from rankbygene.data.batches._orders import FixedBatches, Passes
+from rankbygene.data.expression._neighbors import local_places, nearest_spots
+from rankbygene.errors import InputValueError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from rankbygene.data.expression._expression import ExpressionBank
+    from rankbygene.data.splits._split import SpotSplit
+
+__all__ = ["NeighbourhoodDataModule", "compact_patches"]
+
+# Largest angle, in radians: enough to move the far ends of a cut by several spots.
+_TILT = 0.2
+
+
+class NeighbourhoodDataModule(SpatialDataModule):
+    """Batches of spots together with the spots around them.
+
+    A batch consists of a few compact patches of spots, drawn from all slides. Within a patch the
+    neighbourhoods overlap, so that the different tiles of a patch are its spots and a margin of one
+    spot's width: reading and encoding them costs less than twice the spots alone, where single spots
+    would cost ``n`` times as much.
+
+    A batch has the keys of :class:`SpatialDataModule`, over its ``U`` different tiles, and two more:
+    ``neighbours`` int64 ``[B, n]``, for each of its ``B`` spots the places of its neighbourhood
+    among the ``U``, itself first and -1 for a missing one; and ``patch`` int64 ``[U]``, the patch
+    that a tile was read for.
+
+    Neighbours on the other side of a split are missing: neither their image nor their expression
+    enters. Patches are cut anew in every epoch, along other lines, and put together until a batch
+    has as many spots as asked; where none fits in the rest of a batch, one is cut in two.
+
+    Parameters
+    ----------
+    bank, expression, split, seed
+        As for :class:`SpatialDataModule`.
+    centers
+        Per slide the spot centres ``[n_obs, 2]``, in the order of the banks.
+    n
+        Spots of a neighbourhood, the spot itself included, see :func:`nearest_spots`.
+    batch_size
+        Spots in a batch, over all devices, not counting the margins.
+    patch_size
+        Spots in a patch at most. Larger ones share more tiles; smaller ones make the spots of a batch less
+        alike. Devices share a batch by whole patches.
+    drop_last
+        Whether spots of an incomplete last batch sit out an epoch of training, others in each. By
+        default every training spot is seen once in an epoch, and the last batch may be smaller.
+
+    Raises
+    ------
+    InputValueError
+        As for :class:`SpatialDataModule`, or the centres are not one per spot, or ``patch_size`` is
+        not between 1 and ``batch_size``.
+    """
+
+    @checked
+    def __init__(
+        self,
+        bank: Tiles,
+        expression: ExpressionBank,
+        split: SpotSplit | Mapping[str, ArrayLike],
+        centers: Sequence[NDArray[np.float64]],
+        *,
+        n: int = 9,
+        batch_size: int = 64,
+        patch_size: int = 32,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        super().__init__(
+            bank, expression, split, batch_size=batch_size, seed=seed, drop_last=drop_last
+        )
+        if sum(map(len, centers)) != len(bank):
+            msg = f"there are {sum(map(len, centers))} centres but {len(bank)} tiles; both need one per spot"
+            raise InputValueError(msg)
+        if not 1 <= patch_size <= batch_size:
+            msg = f"patch_size is {patch_size}; between 1 and batch_size={batch_size} is needed"
+            raise InputValueError(msg)
+        self.patch_size = patch_size
+        self._centers = centers
+        parts = (self.train_idx, self.val_idx, self.test_idx)
+        neighbours = _within_parts(_neighbours_of_all(centers, n), parts)
+        self._batches = _HoodBatches(RowBatches(bank, expression), neighbours)
+        self._train_sampler = _PatchBatches(
+            self._by_slide(self.train_idx), patch_size, batch_size, seed, drop_last
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Give all validation spots, always in the same batches; none without a validation split."""
+        if not self.n_val:
+            return []
+        n_batches = -(-self.n_val // self.batch_size)
+        batches = _filled(
+            _cut(self._by_slide(self.val_idx), self.patch_size),
+            np.random.default_rng(self.seed),
+            [len(part) for part in np.array_split(self.val_idx, n_batches)],
+        )
+        return self._loader(shared(FixedBatches(list(batches)), self.trainer))
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Give all test spots in order; none without test spots."""
+        if not len(self.test_idx):
+            return []
+        starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
+        return self._loader(FixedBatches([[rows] for rows in np.split(self.test_idx, starts)]))
+
+    def _content(self) -> Iterator[Any]:
+        yield from super()._content()
+        yield self.patch_size
+        yield from self._centers
+
+    def _by_slide(
+        self, rows: NDArray[np.intp]
+    ) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """Rows and their centres, slide by slide."""
+        stops = list(accumulate(map(len, self._centers)))
+        slide = np.searchsorted(stops, rows, side="right")
+        joined = np.concatenate(list(self._centers))
+        return [(rows[slide == i], joined[rows[slide == i]]) for i in np.unique(slide)]
+
+
+@checked
+def compact_patches(
+    points: NDArray[np.float64], size: int, rng: np.random.Generator | None = None
+) -> list[NDArray[np.intp]]:
+    """Cut points into compact groups of nearly equal size, by halving along the longer side.
+
+    Parameters
+    ----------
+    points
+        ``[n, 2]``.
+    size
+        Largest number of points in a group, up to rounding.
+    rng
+        Tilts the points a little first, so that every call cuts along other lines. Patches of a
+        lattice are the most compact when it is cut nearly along its rows.
+
+    Returns
+    -------
+    Rows of ``points`` per group; each row is in one group.
+    """
+    points = points if rng is None else _tilted(points, rng)
+    return _halve(np.arange(len(points)), points, -(-len(points) // size))
+
+
+def _tilted(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    angle = rng.uniform(-_TILT, _TILT)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    tilted: NDArray[np.float64] = points @ turn
+    return tilted
+
+
+def _halve(
+    rows: NDArray[np.intp], points: NDArray[np.float64], n_groups: int, size: int | None = None
+) -> list[NDArray[np.intp]]:
+    """Halve until there are so many groups, nearly equal, or of ``size`` but the last."""
+    axis = np.ptp(points[rows], axis=0).argmax() if len(rows) else 0
+    ordered = rows[np.argsort(points[rows, axis], kind="stable")]
+    if n_groups <= 1:
+        return [rows if size is None else ordered]
+    first = n_groups // 2
+    cut = round(len(rows) * first / n_groups) if size is None else first * size
+    return [
+        *_halve(ordered[:cut], points, first, size),
+        *_halve(ordered[cut:], points, n_groups - first, size),
+    ]
+
+
+class _HoodBatches(Dataset[Batch]):
+    """The banks, indexed by the patches of a batch."""
+
+    def __init__(self, rows: RowBatches, neighbours: NDArray[np.intp]) -> None:
+        self._rows = rows
+        self._neighbours = neighbours
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, patches: Sequence[NDArray[np.intp]]) -> Batch:
+        rows, places = [], []
+        n_tiles = 0
+        for patch in patches:
+            own, place = local_places(self._neighbours[patch])
+            rows.append(own)
+            places.append(np.where(place >= 0, place + n_tiles, -1))
+            n_tiles += len(own)
+        patch_of_tile = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        return {
+            **self._rows[np.concatenate(rows)],
+            "neighbours": torch.from_numpy(np.concatenate(places).astype(np.int64)),
+            "patch": torch.from_numpy(patch_of_tile.astype(np.int64)),
+        }
+
+
+class _PatchBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
+    """Batches of patches, cut and ordered anew at every pass by the seed and the pass alone."""
+
+    def __init__(
+        self,
+        slides: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
+        patch_size: int,
+        batch_size: int,
+        seed: int,
+        drop_last: bool,
+    ) -> None:
+        super().__init__()
+        self._slides = slides
+        self._patch_size, self._seed = patch_size, seed
+        n_full, rest = divmod(sum(len(rows) for rows, _ in slides), batch_size)
+        self._sizes = [batch_size] * n_full + ([rest] if rest and not drop_last else [])
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[list[NDArray[np.intp]]]:
+        epoch, first = self.begin()
+        rng = np.random.default_rng([self._seed, epoch])
+        patches = _cut(self._slides, self._patch_size, rng)
+        yield from islice(_filled(patches, rng, self._sizes), first, None)
+
+
+def _cut(
+    slides: Sequence[tuple[NDArray[np.intp], NDArray[np.float64]]],
+    size: int,
+    rng: np.random.Generator | None = None,
+) -> list[NDArray[np.intp]]:
+    """Cut slides into patches of ``size`` and a smaller one each, as ``compact_patches`` does.
+
+    Rows of a patch that follow each other lie side by side, so that a part of it is compact too.
+    """
+    patches: list[NDArray[np.intp]] = []
+    for rows, centers in slides:
+        # Turned about, so that the smaller one is at another corner each time.
+        points = centers if rng is None else _tilted(centers, rng) * rng.choice((-1, 1), 2)
+        groups = _halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
+        patches.extend(rows[group] for group in groups)
+    return patches
+
+
+def _filled(
+    patches: Sequence[NDArray[np.intp]], rng: np.random.Generator, sizes: Sequence[int]
+) -> Iterator[list[NDArray[np.intp]]]:
+    """Fill batches of so many spots with patches in random order, cutting as few as possible."""
+    waiting = [patches[i] for i in rng.permutation(len(patches))]
+    for missing in sizes:
+        batch: list[NDArray[np.intp]] = []
+        while missing:
+            fits = next((i for i, patch in enumerate(waiting) if len(patch) <= missing), None)
+            patch = waiting.pop(0 if fits is None else fits)
+            if fits is None:  # what is left of it waits for a gap of its size
+                waiting.append(patch[missing:])
+                patch = patch[:missing]
+            batch.append(patch)
+            missing -= len(patch)
+        yield batch
+
+
+def _neighbours_of_all(centers: Sequence[NDArray[np.float64]], n: int) -> NDArray[np.intp]:
+    """Nearest spots on each slide, as rows counted through all slides."""
+    starts = [0, *accumulate(map(len, centers))]
+    own = [nearest_spots(points, n) for points in centers]
+    return np.concatenate(
+        [np.where(index >= 0, index + start, -1) for index, start in zip(own, starts, strict=False)]
+    )
+
+
+def _within_parts(
+    neighbours: NDArray[np.intp], parts: Sequence[NDArray[np.intp]]
+) -> NDArray[np.intp]:
+    """Drop neighbours that the split puts elsewhere."""
+    part = np.full(len(neighbours), -1)
+    for number, rows in enumerate(parts):
+        part[rows] = number
+    same = (neighbours >= 0) & (part[neighbours] == part[:, None])
+    return np.where(same, neighbours, -1)

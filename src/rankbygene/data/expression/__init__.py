@@ -1,0 +1,1 @@
+"""Counts: matrices, panels, normalisation, neighbours."""

@@ -1,0 +1,1 @@
+"""What sits where: slides, images, scale and spots."""

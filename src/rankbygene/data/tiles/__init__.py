@@ -1,0 +1,1 @@
+"""Pixels: tiles of spots, read, kept and shown."""

@@ -1,0 +1,1 @@
+"""Outcomes of slides by multiple-instance learning."""

@@ -1,0 +1,1 @@
+"""Image encoders: built, loaded, frozen in part, and what they see."""

@@ -1,0 +1,1 @@
+"""Cross-validation of methods on equal terms."""
