@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,65 @@ def test_predict_and_evaluate_use_the_saved_model(
     assert result["n_spots"] == {"c": 40}
 
 
+def test_what_fit_wrote_is_not_scored_as_unseen(
+    fitted: Path, stores: list[Path], tmp_path: Path
+) -> None:
+    """The slides that a model was fitted on come back under any name, with its results in them."""
+    shutil.copytree(fitted / "a.zarr", tmp_path / "someone else.zarr")
+    train = [f"--train={stores[0]}", f"--train={stores[1]}"]
+    for path in (fitted / "a.zarr", tmp_path / "someone else.zarr", stores[1]):
+        done = runner.invoke(
+            cli.app, ["evaluate", str(fitted / "model"), str(stores[2]), str(path), *train]
+        )
+        assert done.exit_code == 2, done.output
+        text = done.stderr.replace("\n", " ")
+        assert f"spots of slide {path.stem!r} were used in training" in text
+        assert "slide 'c'" not in text
+        assert done.stdout == ""
+
+
+def test_each_region_is_cut_from_the_image_that_is_named_for_it(
+    stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slides of one object in one system, where nothing is guessed."""
+    import spatialdata as sd
+    from spatialdata import read_zarr
+
+    slides = [read_zarr(path) for path in stores[:2]]
+    joined = sd.concatenate(slides, concatenate_tables=True)
+    joined.write(tmp_path / "both.zarr")
+    usual = [str(tmp_path / "both.zarr"), "--no-pretrained", "--backbone=test_resnet", "--genes=8"]
+    commands = {
+        "fit": [*usual, f"--out={tmp_path / 'o.zarr'}", f"--model-dir={tmp_path / 'm'}"],
+        "cross-validate": [*usual, f"--out={tmp_path / 'o'}", "--groups=slide"],
+    }
+    regions = list(joined.shapes)
+    images = list(joined.images)
+    crossed = dict(zip(regions, reversed(images), strict=True))
+    for command, arguments in commands.items():
+        found: dict[str, str] = {}
+
+        def caught(frames: Any, *args: Any, found: dict[str, str] = found, **kwargs: Any) -> None:
+            found |= {frame.region: frame.image_key for frame in frames.values()}
+            raise TrainingError("far enough")
+
+        place = {
+            "fit": "model._base.split_spots",
+            "cross-validate": "tl._cross_validate.make_folds",
+        }
+        monkeypatch.setattr(f"rankbygene.{place[command]}", caught)
+        done = runner.invoke(cli.app, [command, *arguments])
+        assert done.exit_code == 2, done.output  # two images, and nobody said which
+        for region, image in crossed.items():
+            arguments = [*arguments, "--image-key", f"{region}={image}"]
+        done = runner.invoke(cli.app, [command, *arguments])
+        assert "far enough" in done.stderr, done.output
+        assert found == crossed
+        done = runner.invoke(cli.app, [command, *arguments, "--image-key", f"{regions[0]}=x"])
+        assert done.exit_code == 2
+        assert "names a region twice" in done.stderr.replace("\n", " ")
+
+
 def test_bad_input_is_status_2_and_leaves_nothing(
     fitted: Path, stores: list[Path], tmp_path: Path
 ) -> None:
@@ -191,12 +251,13 @@ def test_bad_input_is_status_2_and_leaves_nothing(
 
 
 TEXT = ("", " ", "a,,b", "no such thing")
+IMAGE = (*TEXT, "=", "a=", "=a", "no such region=slide_0_image", "slide_0_spots=no such image")
 COUNT = ("", "x", "1.5", "nan", "0", "-1", "9" * 30)
 REAL = ("", "x", "nan", "inf", "-1", "0", "1e30")
 # Keys that a slide does not have are judged when it is read; these name what is made, or may be empty.
 ODD_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "fit": {
-        **dict.fromkeys(("table-key", "image-key", "layer", "coordinate-system"), TEXT),
+        **dict.fromkeys(("table-key", "layer", "coordinate-system"), TEXT), "image-key": IMAGE,
         **dict.fromkeys(("patient-key", "method", "fine-tune", "accelerator", "precision"), TEXT),
         "backbone": TEXT, "um-per-px": REAL, "genes": (*COUNT, "FOLDER", "EMPTY", "BYTES"),
         "weights": ("", "FOLDER", "NOWHERE", "BYTES"), "cache-dir": ("", "FILE", "FILE/x"),
@@ -210,11 +271,11 @@ ODD_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "out": ("", "FILE", "FILE/x"),
     },
     "evaluate": {
-        "baselines": TEXT, "precision": TEXT, "train": ("", "FILE", "NOWHERE", "FOLDER"),
+        "baselines": TEXT, "precision": TEXT, "um-per-px": REAL, "train": ("", "FILE", "NOWHERE", "FOLDER"),
     },
     "cross-validate": {
         **dict.fromkeys(("method", "groups", "allow-leaks", "baselines", "fold", "backbone"), TEXT),
-        **dict.fromkeys(("table-key", "image-key", "layer", "coordinate-system"), TEXT),
+        **dict.fromkeys(("table-key", "layer", "coordinate-system"), TEXT), "image-key": IMAGE,
         **dict.fromkeys(("patient-key", "accelerator", "precision"), TEXT),
         "store": ("", "FILE", "FILE/x"), "out": ("", "FILE", "FILE/x"),
         "seeds": ("", "x", "-1", "1.5", "0,,1", "0,0", "none", "9" * 30, "\N{SUPERSCRIPT TWO}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs th
 TableKey = Annotated[str, typer.Option(help="Table with the counts.")]
 NewTableKey = Annotated[str, typer.Option(help="Name of the table to add.")]
 ImageKey = Annotated[str | None, typer.Option(help="The H&E image.")]
+ImageKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[REGION=]IMAGE",
+        help="The H&E image, or that of one region as REGION=IMAGE; repeat for other regions.",
+    ),
+]
 ShapesKey = Annotated[
     str | None, typer.Option(help="Shapes to predict at; by default tiles of the tissue.")
 ]
@@ -156,6 +164,31 @@ def names(text: str) -> Any:
         msg = f"{text!r} has an empty name between its commas; pass names such as a,b, or none"
         raise InputValueError(msg)
     return found
+
+
+def image_key(given: Sequence[str] | None) -> str | dict[str, str] | None:
+    """Take ``--image-key`` as the image of all regions, or as ``{region: image}``."""
+    pairs = [text.partition("=") for text in given or ()]
+    if not pairs:
+        return None
+    if len(pairs) == 1 and not pairs[0][1]:
+        return pairs[0][0]
+    odd = [
+        text
+        for text, (region, _, image) in zip(given or (), pairs, strict=True)
+        if not (region and image)
+    ]
+    if odd:
+        msg = (
+            f"--image-key {odd[0]!r} does not say of which region; pass one image for all, or REGION=IMAGE "
+            "for each region"
+        )
+        raise InputValueError(msg)
+    images = {region: image for region, _, image in pairs}
+    if len(images) < len(pairs):
+        msg = f"--image-key names a region twice: {', '.join(given or ())}; pass one image for each"
+        raise InputValueError(msg)
+    return images
 
 
 def whole_number(text: str, option: str) -> int:
