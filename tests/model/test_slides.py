@@ -510,6 +510,8 @@ def test_patients_of_new_slides_are_named_and_none_is_called_nan(few: Any) -> No
     with pytest.raises(InputValueError, match=rf"patient of 1 slides is not known.*{names[1]}"):
         model.predict(new, level="patient", patients=patients)
     patients.iloc[1] = 2
+    with pytest.raises(InputValueError, match="level='slide' does not use them"):
+        model.predict(new, patients=patients)
     assert model.predict(new, level="patient", patients=patients).index.tolist() == ["1", "2"]
     with pytest.raises(InputValueError, match="1 slides more than once"):
         twice = pd.concat([patients, patients.iloc[:1]])
