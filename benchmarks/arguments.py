@@ -90,7 +90,7 @@ NO_MAPPING = set(ODD) - {"{}", "{'x': 1}"}
 # Names of numbers that may be 0, or less.
 MAY_BE_0 = re.compile(
     r"alpha|beta|gamma|contrast|lambda_|lr$|gene_lr|weight_decay|warmup|dropout|seed|validation_size|noise"
-    r"|min_tissue|level|fill|jitter|grayscale|momentum|start|end|step$|ema_|cache_limit|memory_limit"
+    r"|min_tissue|buffer_um|level|fill|jitter|grayscale|momentum|start|end|step$|ema_|cache_limit|memory_limit"
     r"|negative_logit_scale|x0|y0|min_|time|tau"
 )
 CHOICE = re.compile(r"Literal\[")
@@ -792,6 +792,8 @@ NO_FILE = {
     "io.read_wsi", "datasets.bcnb_labels", "datasets.her2st", "datasets.olfactory_bulb", "datasets.tcga_clinical",
     "model.RankByGene.load_released", "tl.hest_bench",
 }  # fmt: skip
+# Values that have a meaning of their own.
+MEANT = {("data.SpatialSetup", "table_key", "''")}
 # Values that are allowed, with more tiles than can be waited for.
 SLOW = {("model.pretrain", "step_um", "np.float32(.5)")}
 
@@ -824,6 +826,8 @@ def nonsense(parameter: inspect.Parameter) -> set[str]:
         bad -= {"Path", "'x'", "'nan'"}
     if parts & {"Sequence", "list", "tuple", "Iterable"}:
         bad -= {"['x']", "[]", "np.array([1, 2])", "pd.Series", "generator"}
+    if parameter.default == ():
+        bad -= {"[]"}
     if parts & {"Mapping", "dict"}:
         bad -= {"{}"}
         if "Any" in text or "Mapping[str, float]" in text:
@@ -846,10 +850,10 @@ def short() -> Iterator[None]:
     def reached(*_: Any, **__: Any) -> None:
         raise Reached
 
-    homes = ("_base", "_slide_model", "_pretrain")
+    homes = ("base.spots._model", "base.slides._model", "methods.simclr._pretrain")
     with contextlib.ExitStack() as stack:
         for home in homes:
-            module = import_module(f"rankbygene.model.{home}")
+            module = import_module(f"rankbygene.{home}")
             stack.enter_context(patch.object(module, "run_training", reached))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -897,7 +901,7 @@ def judge(name: str, parameter: inspect.Parameter, value: str) -> Case:
         return Case(
             name, parameter.name, value, "foreign", f"{type(error).__name__} {place} {error}"
         )
-    if value in nonsense(parameter):
+    if value in nonsense(parameter) and (name, parameter.name, value) not in MEANT:
         return Case(name, parameter.name, value, "silent")
     return Case(name, parameter.name, value, "accepted")
 

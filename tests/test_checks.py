@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rankbygene._arguments import checked
 from rankbygene._checks import (
@@ -161,6 +162,20 @@ def test_lists_of_numbers_are_checked_one_by_one() -> None:
         check_list_of(positive, [1, 0], "um")
     with pytest.raises(InputTypeError, match=r"um is 'x' .*a list of values, such as \['x'\],"):
         check_list_of(check_text, "x", "um")
+
+
+def test_arrays_that_have_one_shape_everywhere_are_held_to_it() -> None:
+    @checked
+    def place(points: NDArray[np.float64], centers: Sequence[NDArray[np.float64]] = ()) -> Any:
+        return points, centers
+
+    points, centers = place([[1, 2]], [np.zeros((0, 2))])
+    assert points.shape == (1, 2) and len(centers) == 1
+    for wrong in ([1.0, 2.0], [], np.zeros((3, 3)), [[0.0, np.nan]], pd.Series([1.0])):
+        with pytest.raises(InputValueError, match=r"points (is an array of shape|has values)"):
+            place(wrong)
+        with pytest.raises(InputValueError, match=r"centers\[0\] (is an array of|has values)"):
+            place([[1, 2]], [wrong])
 
 
 def test_lists_that_would_mean_something_else_where_empty_are_refused() -> None:
