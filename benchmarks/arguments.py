@@ -926,10 +926,15 @@ def parameters(name: str) -> list[inspect.Parameter]:
     return [p for p in found if p.name not in skipped and p.kind not in (p.VAR_KEYWORD,)]
 
 
+def names_of(packages: Iterable[str]) -> list[str]:
+    """Name the callables that are tried of some packages."""
+    return [name for name in calls() if name in public() and name.split(".")[0] in packages]
+
+
 def campaign(share: int = 1, packages: tuple[str, ...] = PACKAGES) -> list[Case]:
     """Try every callable; of the values every ``share``-th, other ones for each parameter."""
     cases: list[Case] = []
-    names = [n for n in calls() if n in public() and n.rpartition(".")[0].split(".")[0] in packages]
+    names = names_of(packages)
     if set(packages) & set(TRAINED):
         W.prepare()
     with short():
@@ -962,6 +967,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("rankbygene").setLevel(logging.ERROR)
     cases = campaign(arguments.share, tuple(arguments.packages))
+    idle = refused_unchanged(names_of(arguments.packages))
     rows = Counter((case.callable, case.outcome) for case in cases)
     print("| callable | cases | refused | accepted | foreign | silent |\n|---|--:|--:|--:|--:|--:|")
     outcomes = ("refused", "accepted", "foreign", "silent")
@@ -975,10 +981,14 @@ def main() -> None:
             print(
                 f"{case.outcome}: {case.callable}({case.parameter}={case.value}) {case.text[:200]}"
             )
+    for name, text in idle.items():
+        print(f"{'no file' if name in NO_FILE else 'not valid'}: {name}() {text[:200]}")
     if arguments.out is not None:
         record = {
             "machine": describe_machine(),
-            "totals": dict(totals),
+            "totals": {outcome: totals[outcome] for outcome in outcomes},
+            "packages": dict(Counter(case.callable.split(".")[0] for case in cases)),
+            "refused_unchanged": sorted(idle),
             "callables": {
                 name: {outcome: rows[name, outcome] for outcome in outcomes}
                 for name in dict.fromkeys(case.callable for case in cases)

@@ -71,7 +71,7 @@ def test_features_and_poolings_are_compared_on_the_same_patients(cohort: Any, no
     [
         ({"model_kwargs": {"x": 1}}, "model_kwargs has no argument 'x'"),
         ({"model_kwargs": {"n_hidden": 0}}, "n_hidden"),
-        ({"model_kwargs": {"seed": 1}}, "'seed', which is given elsewhere"),
+        ({"model_kwargs": {"seed": 1}}, "model_kwargs has no argument 'seed'"),
         ({"train_kwargs": {"max_epochs": 0}}, "max_epochs"),
         ({"features": {}}, "features is empty"),
     ],
