@@ -548,10 +548,13 @@ def _as_array(value: Any, of: str) -> Any:
     """Give an array of the kind that an annotation asks for; None where there is none."""
     if not isinstance(value, (list, tuple, range)) and not getattr(value, "ndim", 0) > 0:
         return None
-    if of == "ArrayLike":
-        return value
-    with contextlib.suppress(TypeError, ValueError):
-        array = np.asarray(value)
+    with contextlib.suppress(TypeError, ValueError):  # rows of unequal length
+        array = np.asarray(value) if isinstance(value, (list, tuple, range)) else value
+        if getattr(getattr(array, "dtype", None), "kind", "") == "c":
+            return None
+        if of == "ArrayLike":
+            return value
+        array = np.asarray(array)
         kinds = next((kinds for word, kinds in _DTYPES.items() if word in of), None)
         if kinds is None or array.dtype.kind in kinds:
             return array
