@@ -33,6 +33,7 @@ __all__ = [
     "claim",
     "fill_store",
     "remove_directory",
+    "scratch",
     "settle",
     "write_sdata",
 ]
@@ -44,7 +45,9 @@ _LOCK, _NEW, _OLD = "lock", "new", "old"
 # Errors that say that a disk cannot take more.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Libraries report a full disk in words of their own.
-_FULL_IN_WORDS = re.compile(r"no space left|requested and \d+ written|disk quota exceeded", re.I)
+_FULL_IN_WORDS = re.compile(
+    r"no space left|requested and \d+ written|disk quota exceeded|file too large", re.I
+)
 
 
 @contextmanager
@@ -244,7 +247,8 @@ def _temporary(path: Path) -> Iterator[Path]:
     finally:
         # Should what was there be neither replaced nor put back, its only copy stays.
         if path.exists() or not (temporary / _OLD).exists():
-            shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(temporary)
         lock.release()
 
 
@@ -281,9 +285,38 @@ def _settle(temporary: Path, path: Path) -> None:
             logger.warning("put back %s, which a killed process had moved aside", path)
         else:
             logger.warning("removed %s, which a killed process had left", temporary)
-        shutil.rmtree(temporary)
+        _remove(temporary)
     finally:
         lock.release()
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what :func:`_temporary` gave so that, stopped anywhere, the next one can go on.
+
+    What is incomplete is never called old, which is put back, and the lock, by which others know whose it
+    is, goes last.
+    """
+    new, old = temporary / _NEW, temporary / _OLD
+    for _ in range(2):
+        if new.is_dir():
+            shutil.rmtree(new)
+        if old.exists():
+            old.rename(new)
+    shutil.rmtree(temporary)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """Give a folder for files that nobody needs after the block, among the system's temporary files.
+
+    What killed processes left of theirs is removed.
+    """
+    place = Path(tempfile.gettempdir()) / name
+    settle(place)
+    with _temporary(place) as temporary:
+        folder = temporary / _NEW
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager

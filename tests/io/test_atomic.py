@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from spatialdata import SpatialData
 
 from rankbygene import _atomic
+from rankbygene._atomic import scratch, settle
 from rankbygene.errors import OutputFailedError
 from rankbygene.io import atomic_directory, atomic_file, write_sdata
 
@@ -233,3 +236,74 @@ def test_a_full_disk_is_named(tmp_path: Path, error: OSError) -> None:
     with pytest.raises(OSError, match="broken"), atomic_file(tmp_path / "file"):
         raise OSError(5, "broken disk")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_while_the_old_is_removed_leaves_nothing(tmp_path: Path) -> None:
+    target, seen = tmp_path / "out", 0
+    for kill_at in range(20):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in ("a", "b", "c"):
+            (target / name).write_text("old")
+        child = os.fork()
+        if child == 0:
+            _replace_and_die(target, kill_at)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert (target / "a").read_text() == "new"
+        seen += killed and len(list(tmp_path.iterdir())) > 1
+        if killed and kill_at % 2:
+            # Whoever moves the new one away must not get parts of the old one.
+            shutil.rmtree(target)
+            settle(target)
+            assert not target.exists() or {item.name for item in target.iterdir()} == {*"abc"}
+        settle(target)
+        assert [item for item in tmp_path.iterdir() if item != target] == []
+    assert seen > 5
+
+
+def _replace_and_die(target: Path, kill_at: int) -> None:
+    """Replace a folder, and be killed at a removal or renaming after the new one is at its place."""
+    n = 0
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal n
+        removes = event in ("os.remove", "os.rmdir", "os.rename")
+        if removes and (target / "a").exists() and (target / "a").read_text() == "new":
+            if n == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            n += 1
+
+    try:
+        sys.addaudithook(watch)
+        with atomic_directory(target, overwrite=True) as folder:
+            (folder / "a").write_text("new")
+    finally:
+        os._exit(0)
+
+
+def test_the_words_of_libraries_for_a_full_disk_are_known(tmp_path: Path) -> None:
+    for text in (
+        "I/O error: File too large (os error 27)",
+        "No space left on device (os error 28)",
+    ):
+        with (
+            pytest.raises(OutputFailedError, match="Free some space"),
+            atomic_file(tmp_path / "out"),
+        ):
+            raise RuntimeError(text)
+
+
+def test_scratch_goes_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        with scratch("ours") as folder:
+            (folder / "file").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch("ours") as folder, scratch("ours") as other:
+        assert folder != other
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []

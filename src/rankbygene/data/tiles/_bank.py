@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene._arguments import checked
+from rankbygene._atomic import scratch
 from rankbygene.data.slides._geometry import TilePlan
 from rankbygene.data.tiles._cache import cached_tiles
 from rankbygene.data.tiles._tiles import TileReader, tile_widths
@@ -122,13 +122,10 @@ class TileBank:
             return cls({name: reader.read() for name, reader in readers.items()}, plans)
         if cache_dir is not None:
             return cls._of_files(Path(cache_dir), frames, readers, cache_limit, kept=True)
-        folder = Path(tempfile.mkdtemp(prefix="rankbygene-tiles-"))
-        try:
+        with ExitStack() as files:
+            folder = files.enter_context(scratch("rankbygene-tiles"))
             bank = cls._of_files(folder, frames, readers, sys.maxsize, kept=False)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finalize(bank, _remove, folder, os.getpid())
+            finalize(bank, _remove, files.pop_all(), os.getpid())
         return bank
 
     @classmethod
@@ -206,7 +203,7 @@ def _readers(
     return readers
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(files: ExitStack, owner: int) -> None:
     # A forked process inherits the bank, and must not take the file from its parent.
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        files.close()
