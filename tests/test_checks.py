@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike, NDArray
 
 from rankbygene._arguments import checked
 from rankbygene._checks import (
@@ -163,6 +164,38 @@ def test_lists_of_numbers_are_checked_one_by_one() -> None:
         check_list_of(check_text, "x", "um")
 
 
+def test_what_numpy_makes_no_array_of_is_none() -> None:
+    @checked
+    def score(labels: ArrayLike) -> Any:
+        return labels
+
+    for labels in (
+        [1, None],
+        ["a", "b"],
+        pd.Series(["a", None], dtype="category"),
+        [[1], [2]],
+        pd.DataFrame([1]),
+    ):
+        assert score(labels) is labels
+    for labels in ([[1], [1, 2]], [1j], np.array([1j]), "ab", 3, np.array(3), {1}):
+        with pytest.raises(InputTypeError, match="labels is .*; an array is needed"):
+            score(labels)
+
+
+def test_arrays_that_have_one_shape_everywhere_are_held_to_it() -> None:
+    @checked
+    def place(points: NDArray[np.float64], centers: Sequence[NDArray[np.float64]] = ()) -> Any:
+        return points, centers
+
+    points, centers = place([[1, 2]], [np.zeros((0, 2))])
+    assert points.shape == (1, 2) and len(centers) == 1
+    for wrong in ([1.0, 2.0], [], np.zeros((3, 3)), [[0.0, np.nan]], pd.Series([1.0])):
+        with pytest.raises(InputValueError, match=r"points (is an array of shape|has values)"):
+            place(wrong)
+        with pytest.raises(InputValueError, match=r"centers\[0\] (is an array of|has values)"):
+            place([[1, 2]], [wrong])
+
+
 def test_lists_that_would_mean_something_else_where_empty_are_refused() -> None:
     @checked
     def draw(metric: str | Sequence[str], features: Mapping[str, int] | None = None) -> None: ...
@@ -194,7 +227,8 @@ def test_keys_are_those_that_spatialdata_takes(key: str) -> None:
 
 def test_other_kinds() -> None:
     assert check_path("a", "out") == check_path(Path("a"), "out") == Path("a")
-    for value in ("", b"a", 3, None, "a\0"):
+    assert check_path("a/" * 200 + "b" * 255, "out").name == "b" * 255
+    for value in ("", b"a", 3, None, "a\0", "b" * 256, "a/\ud800"):
         with pytest.raises(RankByGeneError, match="out"):
             check_path(value, "out")
     assert check_text(np.str_("a"), "x") == "a"

@@ -90,7 +90,11 @@ BOUNDS: dict[str, Bounds | Check] = {
     "cmap": check_colormap,
 }
 # Lists and mappings that mean something else, or nothing, where they are empty.
-_FILLED = {"features", "gene_list", "methods", "metric", "times"}
+_FILLED = {"bags", "features", "frames", "gene_list", "methods", "metric", "parts", "times"}
+# Axes of arrays that are of one shape wherever they occur; None is any length.
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    "centers": (None, 2), "points": (None, 2), "tiles": (None, None, None, None),
+}  # fmt: skip
 # Sizes in bytes are larger than any other count.
 _BYTES = {"cache_limit", "memory_limit"}
 
@@ -359,7 +363,8 @@ class _Reader:
         if head in ("Callable", "Encoder"):
             return _Kind("a function", check_callable)
         if head in ("ArrayLike", "NDArray"):
-            return _Kind("an array", functools.partial(_array, of=ast.unparse(node)))
+            shape = _SHAPES.get(self.name) if head == "NDArray" else None
+            return _Kind("an array", functools.partial(_array, of=ast.unparse(node), shape=shape))
         if not isinstance(node, ast.Subscript):
             return self._named(head)
         inside = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -530,20 +535,47 @@ def _path(value: Any, name: str) -> Any:
     return str(value) if isinstance(value, str) else path
 
 
-def _array(value: Any, name: str, *, of: str) -> Any:
+def _array(value: Any, name: str, *, of: str, shape: tuple[int | None, ...] | None = None) -> Any:
     """Let arrays with an axis pass; of what is annotated as one of numbers, lists become arrays."""
-    if isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0:
+    array = _as_array(value, of)
+    if array is None:
+        msg = f"{name} is {shown(value)} of type {type(value).__name__}; an array is needed"
+        raise InputTypeError(msg)
+    return array if shape is None else _shaped(array, name, shape)
+
+
+def _as_array(value: Any, of: str) -> Any:
+    """Give an array of the kind that an annotation asks for; None where there is none."""
+    if not isinstance(value, (list, tuple, range)) and not getattr(value, "ndim", 0) > 0:
+        return None
+    with contextlib.suppress(TypeError, ValueError):  # rows of unequal length
+        array = np.asarray(value) if isinstance(value, (list, tuple, range)) else value
+        if getattr(getattr(array, "dtype", None), "kind", "") == "c":
+            return None
         if of == "ArrayLike":
             return value
-        with contextlib.suppress(TypeError, ValueError):
-            array = np.asarray(value)
-            kinds = next((kinds for word, kinds in _DTYPES.items() if word in of), None)
-            if kinds is None or array.dtype.kind in kinds:
-                return array
-            if not array.size:
-                return array.astype(np.intp if kinds == "iu" else bool if kinds == "b" else float)
-    msg = f"{name} is {shown(value)} of type {type(value).__name__}; an array is needed"
-    raise InputTypeError(msg)
+        array = np.asarray(array)
+        kinds = next((kinds for word, kinds in _DTYPES.items() if word in of), None)
+        if kinds is None or array.dtype.kind in kinds:
+            return array
+        if not array.size:
+            return array.astype(np.intp if kinds == "iu" else bool if kinds == "b" else float)
+    return None
+
+
+def _shaped(array: Any, name: str, shape: tuple[int | None, ...]) -> Any:
+    """Check the axes of an array, and that places in the plane are finite."""
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        axes = ", ".join("any" if length is None else str(length) for length in shape)
+        msg = f"{name} is an array of shape {array.shape}; one of shape [{axes}] is needed"
+        raise InputValueError(msg)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        msg = f"{name} has values that are missing or infinite; leave them out"
+        raise InputValueError(msg)
+    return array
 
 
 # Kinds of dtype that an annotation asks for.

@@ -24,6 +24,8 @@ T = TypeVar("T")
 # Larger counts are a mistake, and more than several libraries below can hold.
 LARGEST = 2**31 - 1
 LARGEST_REAL = 1e15
+# What most file systems take.
+_LONGEST_NAME = 255
 
 
 def check_whole(
@@ -114,7 +116,14 @@ def check_path(value: object, name: str) -> Path:
     text = os.fspath(value)
     if not text.strip() or "\0" in text:
         raise _wrong_value(name, value, "a path that is not empty")
-    return Path(text)
+    path = Path(text)
+    try:
+        longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    except UnicodeEncodeError as error:
+        raise _wrong_value(name, value, "a path of letters that a file can be called by") from error
+    if longest > _LONGEST_NAME:
+        raise _wrong_value(name, value, f"a path of names of at most {_LONGEST_NAME} bytes")
+    return path
 
 
 def check_key(value: object, name: str) -> str:

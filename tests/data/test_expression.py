@@ -200,7 +200,7 @@ def test_impossible_requests_are_refused():
     spots.table.var_names = ["a", "a"]
     with pytest.raises(InputValueError, match="1 gene names are repeated in the table"):
         expression_matrix(spots, ["a"], PLAIN)
-    with pytest.raises(InputValueError, match="no slide was given"):
+    with pytest.raises(InputValueError, match="frames is empty"):
         ExpressionBank.build({}, ["g0"])
     spots.setup.table_key = ""
     with pytest.raises(InputValueError, match="has no table"):

@@ -202,7 +202,7 @@ def test_nothing_held_out():
 @pytest.mark.filterwarnings(NOT_INDEPENDENT)
 def test_impossible_requests_are_refused():
     one = {"A": slide()}
-    with pytest.raises(InputValueError, match="no slide was given"):
+    with pytest.raises(InputValueError, match="frames is empty"):
         split_spots({})
     with pytest.raises(InputValueError, match="by is 'donor'; allowed are 'auto'"):
         split_spots(one, by="donor")

@@ -97,6 +97,8 @@ def test_whole_groups_are_drawn():
 def test_degenerate_input_has_no_interval():
     assert np.isnan(bootstrap_mean(np.full((2, 2), np.nan))).all()
     assert np.isnan(bootstrap_mean([[0.3]])).tolist() == [False, True, True, True]
+    with pytest.raises(InputValueError, match="statistic fails on the arrays .TypeError: "):
+        bootstrap_interval(lambda values: None, [1.0, 2.0])  # type: ignore[arg-type, return-value]
     one_patient = bootstrap_interval(np.mean, [1.0, 2.0], groups=["a", "a"])
     assert np.isnan(one_patient).tolist() == [False, True, True, True]
 

@@ -510,6 +510,8 @@ def test_patients_of_new_slides_are_named_and_none_is_called_nan(few: Any) -> No
     with pytest.raises(InputValueError, match=rf"patient of 1 slides is not known.*{names[1]}"):
         model.predict(new, level="patient", patients=patients)
     patients.iloc[1] = 2
+    with pytest.raises(InputValueError, match="level='slide' does not use them"):
+        model.predict(new, patients=patients)
     assert model.predict(new, level="patient", patients=patients).index.tolist() == ["1", "2"]
     with pytest.raises(InputValueError, match="1 slides more than once"):
         twice = pd.concat([patients, patients.iloc[:1]])
@@ -601,3 +603,21 @@ def test_a_resumed_training_is_the_unbroken_one(few: Any, cls: Any, tmp_path: An
             assert torch.equal(resumed.module.state_dict()[name], tensor), name
         for name, table in whole.history.items():
             pd.testing.assert_frame_equal(resumed.history[name], table)
+
+
+@pytest.mark.parametrize("kind", [SlideClassifier, SlideSurvival])
+@pytest.mark.parametrize(
+    "monitor", ["validation_auroc", "validation_pearson", "train_loss", "valid_loss"]
+)
+def test_a_monitor_that_no_epoch_has_is_refused_with_the_list(
+    few: Any, kind: Any, monitor: str
+) -> None:
+    model = kind(few.slides, few.clinical, **QUICK, validation_size=0.3)
+    with pytest.raises(
+        InputValueError, match=r"not known.*'validation_loss'.*validation_loss \(min\)"
+    ):
+        model.train(max_epochs=1, monitor=monitor, **TRAIN)
+    assert not model.is_trained_
+    unwatched = kind(few.slides, few.clinical, **QUICK, validation_size=0.0)
+    with pytest.raises(InputValueError, match="nothing is held out"):
+        unwatched.train(max_epochs=1, monitor=monitor, **TRAIN)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rankbygene.module import NH2ST_RELEASED, Encoded, NH2STModule
+from rankbygene.module import NH2ST_RELEASED, Encoded, NH2STModule, SimCLRModule
 from rankbygene.nn import CrossAttention, build_backbone
 from rankbygene.nn.losses import info_nce
 
@@ -231,6 +231,14 @@ def test_maps_of_several_kinds_of_encoder() -> None:
         assert places.shape == (2, *shape)
         images = torch.rand(2, 3, PX, PX)
         assert torch.allclose(backbone(images), backbone.forward_map(images)[0], atol=1e-6)
+
+
+def test_pixel_statistics_are_of_three_channels() -> None:
+    for name in ("pixel_mean", "pixel_std"):
+        with pytest.raises(TypeError, match=f"{name} is .*; 3 numbers are needed"):
+            make(**{name: (0.5, 0.5)})
+        with pytest.raises(TypeError, match=f"{name} is .*; 3 numbers are needed"):
+            SimCLRModule(nn.Identity(), n_features=4, **{name: [0.5, 0.5]})
 
 
 def test_choices_are_checked() -> None:

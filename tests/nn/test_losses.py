@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from rankbygene.nn.losses import info_nce, nt_xent, ranking_consistency, similarity
+from rankbygene.nn.losses import (
+    cox_loss,
+    discrete_time_loss,
+    info_nce,
+    nt_xent,
+    ranking_consistency,
+    similarity,
+)
 
 # Gaps by genes and by image, then the hinge of the paper and of the released code.
 HINGES = [
@@ -313,3 +320,34 @@ def test_temperatures_that_are_none_are_refused(temperature: float) -> None:
         similarity(rows, "softmax", temperature)
     with pytest.raises(ValueError, match=r"\[N, D\] with N >= 1"):
         info_nce(rows[:0], rows[:0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_every_loss_has_its_closed_form(n: int) -> None:
+    equal, apart = torch.ones(n, 3), torch.eye(n)
+    assert float(info_nce(equal, equal)) == pytest.approx(math.log(n), abs=1e-6)
+    orthogonal = math.log(1 + (n - 1) * math.exp(-2))
+    assert float(info_nce(apart, apart, 0.5)) == pytest.approx(orthogonal, abs=1e-6)
+    assert float(nt_xent(equal, equal)) == pytest.approx(math.log(2 * n - 1), abs=1e-6)
+    partner = math.log(1 + (2 * n - 2) * math.exp(-2))
+    assert float(nt_xent(apart, apart, 0.5)) == pytest.approx(partner, abs=1e-6)
+    # Equal risks that die one by one: the k-th last is one of k.
+    risk, time, event = torch.zeros(n), torch.arange(n).float(), torch.ones(n)
+    one_by_one = math.lgamma(n + 1) / n
+    assert float(cox_loss(risk, time, event)) == pytest.approx(one_by_one, abs=1e-6)
+    at_once = cox_loss(risk, torch.ones(n), event, ties="efron")
+    assert float(at_once) == pytest.approx(one_by_one, abs=1e-6)
+    breslow = cox_loss(risk, torch.ones(n), event, ties="breslow")
+    assert float(breslow) == pytest.approx(math.log(n), abs=1e-6)
+    # Hazards of a half: one factor for every interval up to the own one.
+    for seen in (0, 1):
+        loss = discrete_time_loss(torch.zeros(1, n), torch.tensor([n - 1]), torch.tensor([seen]))
+        assert float(loss) == pytest.approx(n * math.log(2), abs=1e-6)
+
+
+def test_similarity_by_hand() -> None:
+    rows = torch.tensor([[3.0, 4.0], [2.0, 0.0]])
+    torch.testing.assert_close(similarity(rows), torch.tensor([[1.0, 0.6], [0.6, 1.0]]))
+    share = 1 / (1 + math.exp(-0.4 / 0.2))
+    expected = torch.tensor([[share, 1 - share], [1 - share, share]])
+    torch.testing.assert_close(similarity(rows, "softmax", 0.2), expected)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from scipy.spatial.distance import cdist
@@ -95,5 +96,9 @@ def test_what_is_missing_is_named(predictions: Any) -> None:
             draw(predictions, "X_image", layer="log", slide="left")
         with pytest.raises(InputValueError, match="features is empty"):
             draw(predictions, {}, slide="left")
+        one = predictions[predictions.obs["slide"] == "left"].copy()
+        for slide in (np.nan, pd.NA):
+            with pytest.raises(InputKeyError, match=r"obs\['slide'\] has no"):
+                draw(one, "X_image", slide=slide)
     with pytest.raises(InputValueError, match="method is 'pca'"):
         rbg.pl.embedding_clusters(predictions, "X_image", k=2, slide="left", method="pca")  # type: ignore[arg-type]

@@ -133,6 +133,9 @@ def test_what_is_missing_is_named(summary: pd.DataFrame) -> None:
         rbg.pl.scores(summary, ["pearson", "ssim"])
     with pytest.raises(InputKeyError, match="no method triplex; it has rankbygene, nh2st"):
         rbg.pl.scores(summary, methods="triplex")
+    for empty in ({"metric": []}, {"methods": ()}):
+        with pytest.raises(InputValueError, match=f"{next(iter(empty))} is .*at least 1"):
+            rbg.pl.scores(summary, **empty)
     _, ax = plt.subplots()
     assert rbg.pl.scores(summary, ax=ax) is ax
     with pytest.raises(InputValueError, match="this picture has 2"):

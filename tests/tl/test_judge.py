@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn.linear_model import Ridge
 from spatialdata.models import PointsModel, TableModel
 from spatialdata.transformations import get_transformation, remove_transformation
 
@@ -376,6 +377,10 @@ def test_input_is_checked_before_weights_are_loaded(
         ((item for item in slides), {}, "SpatialData"),
         (slides, {"method": "magic"}, "'magic' is not known"),
         (slides, {"method": {}}, "no method"),
+        (slides, {"method": Ridge}, r"the class Ridge; pass an object of it, Ridge\(\)"),
+        (slides, {"method": "mean", "baselines": (), "model_kwargs": {"x": 1}}, "no argument 'x'"),
+        (slides, {"method": "mean", "train_kwargs": {"max_epochs": 0}}, "max_epochs.* is 0"),
+        (slides, {"allow_leaks": None}, "allow_leaks is None"),
         (slides, {"method": {"a/b": "ridge"}}, "without '/'"),
         (slides, {"baselines": ["magic"]}, "'magic' is not known"),
         (slides, {"references": ["magic"]}, "not known"),

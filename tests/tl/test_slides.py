@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 import rankbygene as rbg
 from rankbygene.data import ArrayBag
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, RankByGeneError
 from rankbygene.tl.slides._baselines import CoxRidge, mean_features
 
 TRAIN: dict[str, Any] = {"max_epochs": 4, "accelerator": "cpu", "precision": "32-true"}
@@ -64,6 +64,24 @@ def test_features_and_poolings_are_compared_on_the_same_patients(cohort: Any, no
     assert auroc["program", "mean + logistic"] == pytest.approx(np.mean(per_fold))
     scores = result.per_fold.loc[("program", "mean + logistic"), "auroc"]
     np.testing.assert_allclose(scores, per_fold)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"model_kwargs": {"x": 1}}, "model_kwargs has no argument 'x'"),
+        ({"model_kwargs": {"n_hidden": 0}}, "n_hidden"),
+        ({"model_kwargs": {"seed": 1}}, "model_kwargs has no argument 'seed'"),
+        ({"train_kwargs": {"max_epochs": 0}}, "max_epochs"),
+        ({"features": {}}, "features is empty"),
+    ],
+)
+def test_settings_are_checked_before_slides_are_read(kwargs: dict[str, Any], match: str) -> None:
+    unread = rbg.datasets.synthetic_cohort(4, kind="bags", n_tiles=8, n_features=8)
+    clinical = pd.DataFrame({"nothing": [1]})
+    for poolings in ((), ("mean",)):
+        with pytest.raises(RankByGeneError, match=match):
+            rbg.tl.cross_validate_slides(unread.slides, clinical, poolings=poolings, **kwargs)
 
 
 def test_survival_has_its_scores_and_baselines(cohort: Any) -> None:

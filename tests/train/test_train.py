@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rankbygene.errors import TrainingError
-from rankbygene.methods.rankbygene._plan import warmup_cosine
 from rankbygene.module import RankByGeneModule
 from rankbygene.nn import orientations
 from rankbygene.train import (
@@ -29,6 +28,7 @@ from rankbygene.train import (
     weak_view,
 )
 from rankbygene.train._ema import StartlessAverage
+from rankbygene.train._optimizer import warmup_cosine
 
 N_GENES = 4
 

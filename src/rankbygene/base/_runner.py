@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
@@ -30,25 +30,18 @@ from rankbygene.base._devices import (
     one_or_all_tasks,
     trainer_errors,
 )
-from rankbygene.base._inference import autocast_dtype, choose_precision
+from rankbygene.base._inference import choose_precision
 from rankbygene.base._random import forked_rng
 from rankbygene.base._record import plain
-from rankbygene.data import ExpressionBank, SpatialDataModule
 from rankbygene.errors import InputValueError, RankByGeneError, TrainingError
-from rankbygene.metrics import pearson
 from rankbygene.nn.encoders._weights import shared_state
-from rankbygene.train._batch_size import find_batch_size
 from rankbygene.train._callbacks import BestWeights, FiniteLoss, check_weights
 from rankbygene.train._resume import Resume, read_checkpoint
 from rankbygene.train._shard import whole_state
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
-    from numpy.typing import NDArray
 
-    from rankbygene.base.spots._model import BaseSpatialModel
-    from rankbygene.base.spots._plan import SpotPlan
-    from rankbygene.data.batches._datamodule import Batch
     from rankbygene.data.batches._resumable import ResumableBatches
     from rankbygene.train._callbacks import Mode
     from rankbygene.train._watched_plan import WatchedPlan
@@ -61,25 +54,6 @@ def default_max_epochs(n_train: int) -> int:
     return int(np.clip(round(50_000 / n_train), 10, 100))
 
 
-def standardisation(
-    bank: ExpressionBank, rows: NDArray[np.intp]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation per gene over the training spots on whose slide it was measured."""
-    slides = bank.slide_of_row[rows]
-    total, mean, square = (np.zeros(bank.values.shape[1]) for _ in range(3))
-    for slide in np.unique(slides):
-        values = bank.values[rows[slides == slide]].astype(np.float64)
-        measured = bank.measured[slide]
-        total += measured * len(values)
-        mean += measured * values.sum(0)
-        square += measured * (values**2).sum(0)
-    mean /= np.maximum(total, 1)
-    std = np.sqrt(np.maximum(square / np.maximum(total, 1) - mean**2, 0))
-    # A gene that never varies keeps its scale: dividing by (nearly) nothing would make noise of it.
-    std[std < 1e-6] = 1.0
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
 def training_device(accelerator: str, devices: int | list[int] | str) -> torch.device:
     """Device that Lightning would train on, the first one of several."""
     from scvi.model._utils import parse_device_args
@@ -89,44 +63,6 @@ def training_device(accelerator: str, devices: int | list[int] | str) -> torch.d
         _, _, device = parse_device_args(accelerator, devices, return_device="torch")
     found: torch.device = device
     return found
-
-
-def largest_batch(
-    plan: SpotPlan,
-    make: Callable[..., SpatialDataModule],
-    batches: Mapping[str, Any],
-    n_train: int,
-    *,
-    device: torch.device,
-    precision: str,
-) -> int:
-    """Find the largest batch that fits on a GPU.
-
-    Raises
-    ------
-    InputValueError
-        The device is no GPU.
-    """
-    if device.type != "cuda":
-        msg = (
-            "batch_size='auto' fills the memory of a GPU, and training would run on "
-            f"{device.type!r}, where larger batches are no faster; pass a number, such as 64"
-        )
-        raise InputValueError(msg)
-
-    def first_batch(size: int) -> Batch:
-        return next(iter(make(**{**batches, "batch_size": size}).train_dataloader()))
-
-    plan.to(device).train()
-    size = find_batch_size(
-        plan,
-        first_batch,
-        largest=n_train,
-        smallest=batches.get("patch_size", 8),
-        dtype=autocast_dtype(precision),
-    )
-    log.info("batch_size='auto': %d spots", size)
-    return size
 
 
 def check_trainer(
@@ -497,21 +433,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
-
-
-def validation_pearson(
-    model: BaseSpatialModel, bank: ExpressionBank, rows: NDArray[np.intp]
-) -> pd.Series[float]:
-    """Pearson correlation per gene on the validation spots: within each slide, then the mean."""
-    if not len(rows):
-        return pd.Series(np.nan, index=model.genes, name="pearson")
-    slides = bank.slide_of_row[rows]
-    predicted = np.empty((len(rows), len(model.genes)), np.float32)
-    names = list(model.training_frames)
-    for slide in np.unique(slides):
-        frame = model.training_frames[names[slide]]
-        own = slides == slide
-        inside = rows[own] - model.tiles.slices[frame.slide].start
-        predicted[own] = model._run(frame, inside)["expression"]
-    truth = np.where(bank.measured[slides], bank.values[rows], np.nan)
-    return pd.Series(pearson(truth, predicted, groups=slides), index=model.genes, name="pearson")

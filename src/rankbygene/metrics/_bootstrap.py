@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rankbygene._arguments import checked
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, RankByGeneError
 from rankbygene.metrics._inputs import as_matrix, as_pair, check_same_rows, group_codes, nanmean
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def bootstrap_interval(
     (n_rows,) = lengths
     codes = np.arange(n_rows) if groups is None else group_codes(groups, n_rows)
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    estimate = float(statistic(*columns))
+    estimate = _value_of(statistic, columns)
     if len(members) < 2 or np.isnan(estimate):
         return BootstrapInterval(estimate, np.nan, np.nan, np.nan)
     rng = np.random.default_rng(seed)
@@ -210,11 +210,25 @@ def bootstrap_interval(
     for i in range(n):
         drawn = rng.integers(len(members), size=len(members))
         rows = np.concatenate([members[group] for group in drawn])
-        values[i] = statistic(*(column[rows] for column in columns))
+        values[i] = _value_of(statistic, [column[rows] for column in columns])
     if n_missing := int(np.isnan(values).sum()):
         text = f"the statistic is NaN in {n_missing} of {n} resamples; they are left out"
         warnings.warn(text, UserWarning, stacklevel=2)
     return _interval(estimate, values, level)
+
+
+def _value_of(statistic: Callable[..., float], columns: Sequence[NDArray[Any]]) -> float:
+    """Compute a statistic that somebody else wrote."""
+    try:
+        return float(statistic(*columns))
+    except RankByGeneError:
+        raise
+    except Exception as error:
+        msg = (
+            f"statistic fails on the arrays ({type(error).__name__}: {error}); pass a function that takes them, "
+            "in this order, and returns one number"
+        )
+        raise InputValueError(msg) from error
 
 
 def _resampled_means(

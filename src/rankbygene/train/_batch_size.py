@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base.spots._plan import Batch, SpotPlan, trained
+from rankbygene.base.spots._plan import Batch, SpotPlan
 from rankbygene.errors import TrainingError
+from rankbygene.train._optimizer import trained
 
 __all__ = ["find_batch_size"]
 

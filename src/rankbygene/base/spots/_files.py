@@ -20,8 +20,8 @@ from rankbygene.base._folder import (
     write_folder,
 )
 from rankbygene.base._random import forked_rng
-from rankbygene.base._record import model_record
 from rankbygene.base._setup import remember_setup
+from rankbygene.base.spots._record import model_record
 from rankbygene.base.spots._seen import SpotRecord
 from rankbygene.base.spots._state import ModelState
 from rankbygene.data import Normalization, SpatialSetup, SpotSplit, resolve_slides, split_spots

@@ -18,14 +18,13 @@ from rankbygene.base._runner import (
     check_before_training,
     check_trainer,
     default_max_epochs,
-    largest_batch,
     run_training,
-    standardisation,
     training_device,
 )
 from rankbygene.base._setup import recall_setup, remember_setup
 from rankbygene.base.spots._features import keep_features
 from rankbygene.base.spots._files import FilesMixin
+from rankbygene.base.spots._fitting import largest_batch, standardisation
 from rankbygene.base.spots._results import ResultsMixin
 from rankbygene.base.spots._seen import SpotRecord
 from rankbygene.data import (

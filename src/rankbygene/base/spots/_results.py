@@ -21,7 +21,6 @@ from rankbygene.base._inference import (
     finite,
     run_over_tiles,
 )
-from rankbygene.base._record import provenance
 from rankbygene.base.spots._annotate import (
     SlideResult,
     check_keys_free,
@@ -29,6 +28,7 @@ from rankbygene.base.spots._annotate import (
     group_by_table,
     write_table,
 )
+from rankbygene.base.spots._record import provenance
 from rankbygene.base.spots._slide import slide_frame, slide_table
 from rankbygene.base.spots._state import ModelState
 from rankbygene.base.spots._stream import predict_to_store

@@ -21,7 +21,8 @@ from spatialdata import SpatialData
 from rankbygene._atomic import atomic_directory, check_free, fill_store, settle
 from rankbygene._keys import Keys
 from rankbygene.base._inference import BATCH_SIZE, Precision, choose_precision, run_over_tiles
-from rankbygene.base._record import model_record, package_versions, plain, provenance
+from rankbygene.base._record import package_versions, plain
+from rankbygene.base.spots._record import model_record, provenance
 from rankbygene.base.spots._slide import slide_table
 from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError

@@ -250,9 +250,6 @@ class ExpressionBank:
         InputValueError
             If the panel is empty or repeats a gene, or if there is no slide.
         """
-        if not frames:
-            msg = "no slide was given; at least one is needed"
-            raise InputValueError(msg)
         check_rows_of(rows, list(frames))
         chosen = Normalization() if normalization is None else normalization
         wanted = {

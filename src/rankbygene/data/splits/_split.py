@@ -321,9 +321,6 @@ def _note_on_parts(labels: Mapping[str, NDArray[np.str_]], kept: str) -> str:
 def _check_request(
     frames: Mapping[str, SpotFrame], by: str, share: float, buffer_um: float | None
 ) -> None:
-    if not frames:
-        msg = "no slide was given; at least one is needed"
-        raise InputValueError(msg)
     if by not in get_args(SplitBy):
         msg = f"by is {by!r}; allowed are {', '.join(map(repr, get_args(SplitBy)))}"
         raise InputValueError(msg)

@@ -14,8 +14,8 @@ from rankbygene.base.slides._model import SlideModel
 from rankbygene.data.bags._outcomes import check_times
 from rankbygene.data.splits._folds import survival_strata
 from rankbygene.errors import InputValueError
-from rankbygene.nn._survival import Ties, breslow_hazard
-from rankbygene.nn.losses import cox_loss, discrete_time_loss
+from rankbygene.nn._survival import breslow_hazard
+from rankbygene.nn.losses import Ties, cox_loss, discrete_time_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base._runner import validation_pearson
+from rankbygene.base.spots._fitting import validation_pearson
 from rankbygene.base.spots._model import BaseSpatialModel
 from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.data import NeighbourhoodDataModule, local_places, nearest_spots, spot_spacing

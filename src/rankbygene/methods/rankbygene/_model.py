@@ -14,7 +14,7 @@ from rankbygene._arguments import checked
 from rankbygene.base._inference import BATCH_SIZE
 from rankbygene.base._last_good import good_state_kept
 from rankbygene.base._random import forked_rng
-from rankbygene.base._runner import validation_pearson
+from rankbygene.base.spots._fitting import validation_pearson
 from rankbygene.base.spots._model import BaseSpatialModel
 from rankbygene.data.splits._row_groups import row_groups
 from rankbygene.errors import InputValueError

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base.spots._plan import SpotPlan, trained, warmup_cosine
+from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.errors import InputValueError
 from rankbygene.methods.rankbygene._module import Network, RankByGeneModule, split_widths
 from rankbygene.nn.losses import (
@@ -28,6 +28,7 @@ from rankbygene.train._ema import (
     update_teacher,
 )
 from rankbygene.train._grad_cache import Tiles
+from rankbygene.train._optimizer import trained, warmup_cosine
 from rankbygene.train._views import Orientation, random_kept_view, strong_view, weak_view
 
 __all__ = ["RELEASED", "RankByGenePlan", "warmup_cosine"]

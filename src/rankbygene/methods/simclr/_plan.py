@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base.spots._plan import adamw, with_warmup
 from rankbygene.errors import InputValueError
 from rankbygene.methods.simclr._module import SimCLRModule
 from rankbygene.nn.losses import nt_xent
 from rankbygene.train._batch_plan import Batch, BatchPlan
 from rankbygene.train._grad_cache import Tiles
+from rankbygene.train._optimizer import adamw, with_warmup
 from rankbygene.train._views import strong_view
 
 __all__ = ["SimCLRPlan"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rankbygene._arguments import checked, checked_fields
+from rankbygene._checks import check_mapping, check_text
 from rankbygene.errors import BackboneError, InputValueError
 from rankbygene.nn._images_seen import images_seen_by
 from rankbygene.nn.encoders._hub import check_obtainable, is_on_hub, why_not
@@ -251,7 +252,12 @@ def _described_on_hub(name: str) -> dict[str, Any] | None:
 
 
 def _rebuild(architecture: Mapping[str, Any], name: str, tile_px: int | None) -> nn.Module:
-    built, arguments = architecture["name"], {**architecture["args"], "num_classes": 0}
+    missing = {"name", "args"} - set(architecture)
+    if missing:
+        msg = f"architecture has no {sorted(missing)}; it is that of a `BackboneSpec`: {{'name': ..., 'args': {{...}}}}"
+        raise InputValueError(msg)
+    built = check_text(architecture["name"], "architecture['name']")
+    arguments = {**check_mapping(architecture["args"], "architecture['args']"), "num_classes": 0}
     try:
         return _first_accepted(
             built, _size_arguments(built, tile_px), pretrained=False, **arguments

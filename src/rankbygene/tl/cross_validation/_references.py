@@ -48,6 +48,14 @@ def noise_ceiling(
     the reliability of the full counts by Spearman-Brown, :math:`\rho = 2r / (1 + r)`, and a
     noiseless prediction correlates with the measurement by at most :math:`\sqrt{\rho}`.
 
+    This is an estimate and no strict bound. Spearman-Brown takes the halves for weaker copies of the whole,
+    and after division by the library and the logarithm they are not quite that. The ceiling is **too low**
+    where the size of the library alone carries the signal: a gene with few counts per spot that hardly varies relative
+    to libraries that vary much is still larger or smaller by their size, differently at half the depth. In a
+    simulation with 0.5 counts per spot of 50 it was 0.00 where a perfect prediction reaches 0.14, so that a
+    ``share_of_ceiling`` above 1 can be real. It is too high where a gene is a large part of its
+    library (0.56 for 0.36 with two thirds), and where halves share what went wrong with a spot.
+
     Parameters
     ----------
     sdatas
