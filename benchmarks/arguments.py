@@ -755,7 +755,8 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(
         (
             "data.Bag", "data.Bag.read", "module.SpotModule", "train.BatchPlan", "train.SpotPlan",
-            "train.WatchedPlan",
+            "train.WatchedPlan", "base.SpotModel", "base.SpotModule", "base.SpotPlan",
+            "base.SpotOptions", "base.own_options", "model.register",
         ),
         "a protocol or an abstract class",
     ),

@@ -115,6 +115,10 @@ sys.modules.update(dict.fromkeys({missing}))
 sys.path.insert(0, "benchmarks")
 import _spots
 _spots.bare_packages()
-import rankbygene.data.batches._datamodule, rankbygene.base._inference, rankbygene.module, rankbygene.train
+import rankbygene.data.batches._datamodule, rankbygene.base._inference
+from rankbygene import module, train
+for face in (module, train):
+    for name in face.__all__:
+        getattr(face, name)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

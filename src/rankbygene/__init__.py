@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankbygene import (
+        base,
         data,
         datasets,
         errors,
@@ -28,6 +29,7 @@ __version__ = version("rankbygene")
 # Subpackages load torch, scanpy or spatialdata; each is imported when it is first used.
 _SUBPACKAGES = frozenset(
     {
+        "base",
         "data",
         "datasets",
         "errors",

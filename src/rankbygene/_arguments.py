@@ -42,6 +42,7 @@ from rankbygene._checks import (
     nearest,
     shown,
 )
+from rankbygene._docstrings import with_parameters
 from rankbygene.errors import InputTypeError, InputValueError
 
 P = ParamSpec("P")
@@ -138,6 +139,66 @@ def checked_fields(cls: Any = None, /, **special: Bounds | Check | None) -> Any:
     return _guard_fields(cls, special={})
 
 
+def taking(
+    options: type, defaults: Mapping[str, Any]
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check a function whose ``**options`` are those of a typed mapping, and say so in its signature.
+
+    Parameters
+    ----------
+    options
+        A ``TypedDict``, in ``Unpack[...]`` of the function's signature.
+    defaults
+        What its entries are by default.
+    """
+    annotations = {name: _text(hint) for name, hint in options.__annotations__.items()}
+    more = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation
+        )
+        for name, annotation in annotations.items()
+    ]
+    of_options = functools.cache(lambda: _kinds_of(options.__module__, inspect.Signature(more), {}))
+    return lambda function: _widened(function, {}, more, of_options)
+
+
+def extending(
+    base: Callable[..., Any], **special: Bounds | Check | None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Check a method that takes the arguments of ``base`` as ``**options``, and say so in its signature."""
+    parameters = inspect.signature(base).parameters.values()
+    more = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    guarded: Any = base
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        extended = _widened(function, special, more, guarded.__kinds__)
+        order = inspect.signature(extended).parameters
+        extended.__doc__ = with_parameters(function.__doc__, base.__doc__, order)
+        return extended
+
+    return decorate
+
+
+def _widened(
+    function: Callable[P, R],
+    special: Mapping[str, Bounds | Check | None],
+    more: Sequence[inspect.Parameter],
+    kinds_of_more: Callable[[], Mapping[str, _Kind]],
+) -> Callable[P, R]:
+    """Guard a function whose last parameter, ``**options``, stands for more of them."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+    names = {p.name for p in own}
+    signature = inspect.Signature([*own, *(p for p in more if p.name not in names)])
+    guarded = _guard(function, special, signature, kinds_of_more)
+    guarded.__signature__ = signature  # type: ignore[attr-defined]
+    return guarded
+
+
+def _text(hint: Any) -> str:
+    """Give an annotation as it was written."""
+    return str(getattr(hint, "__forward_arg__", hint))
+
+
 def _guard_fields(cls: C, special: Mapping[str, Bounds | Check | None]) -> C:
     init: Callable[..., Any] = vars(cls)["__init__"]
     init.__module__ = cls.__module__
@@ -192,13 +253,18 @@ def check_settings(
 
 
 def _guard(
-    function: Callable[..., Any], special: Mapping[str, Bounds | Check | None]
+    function: Callable[..., Any],
+    special: Mapping[str, Bounds | Check | None],
+    signature: inspect.Signature | None = None,
+    kinds_of_more: Callable[[], Mapping[str, _Kind]] = dict,
 ) -> Callable[..., Any]:
-    signature = inspect.signature(function)
+    """Guard a function; ``signature`` has more parameters where it takes those of another."""
+    own = inspect.signature(function)
+    signature = signature or own
 
     @functools.cache
     def kinds() -> dict[str, _Kind]:
-        return _kinds_of(function, signature, special)
+        return {**kinds_of_more(), **_kinds_of(function.__module__, own, special)}
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -242,11 +308,9 @@ def _names(signature: inspect.Signature) -> list[str]:
 
 
 def _kinds_of(
-    function: Callable[..., Any],
-    signature: inspect.Signature,
-    special: Mapping[str, Bounds | Check | None],
+    module: str, signature: inspect.Signature, special: Mapping[str, Bounds | Check | None]
 ) -> dict[str, _Kind]:
-    scope = {**_typing_names(function.__module__), **vars(sys.modules[function.__module__])}
+    scope = {**_typing_names(module), **vars(sys.modules[module])}
     kinds = {}
     for name, parameter in signature.parameters.items():
         variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)

@@ -11,7 +11,7 @@ __all__ = ["lazily"]
 
 
 def lazily(
-    package: str, where: Callable[[], Mapping[str, str]]
+    package: str, where: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Give ``__getattr__`` and ``__dir__`` of a face.
 
@@ -20,17 +20,16 @@ def lazily(
     package
         Its ``__name__``.
     where
-        Tells the module of every public name.
+        The module of every public name.
     """
 
     def get(name: str) -> Any:
-        found = where()
-        if name in found:
-            return getattr(import_module(found[name]), name)
+        if name in where:
+            return getattr(import_module(where[name]), name)
         msg = f"module {package!r} has no attribute {name!r}"
         raise AttributeError(msg)
 
     def names() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *where()})
+        return sorted({*vars(sys.modules[package]), *where})
 
     return get, names

@@ -32,7 +32,7 @@ from rankbygene.errors import (
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from rankbygene.base.spots._model import BaseSpatialModel
+    from rankbygene.base.spots._model import SpotModel
     from rankbygene.tl import Evaluation, HestBench
 
 FAILED, BAD_INPUT = 1, 2
@@ -441,10 +441,8 @@ def _read_slides(paths: Sequence[Path]) -> dict[str, SpatialData]:
     return {name: _read_slide(path) for name, path in zip(names, paths, strict=True)}
 
 
-def _load(model_dir: Path, train: Sequence[Path] = ()) -> BaseSpatialModel:
-    model: BaseSpatialModel = rankbygene.model.load(
-        model_dir, _read_slides(train) if train else None
-    )
+def _load(model_dir: Path, train: Sequence[Path] = ()) -> SpotModel:
+    model: SpotModel = rankbygene.model.load(model_dir, _read_slides(train) if train else None)
     return model
 
 

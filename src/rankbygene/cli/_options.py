@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rankbygene.errors import InputValueError
+from rankbygene.methods._registry import names as method_names
 
 Slides = Annotated[
     list[Path],
@@ -59,7 +60,7 @@ StepUm = Annotated[
     float | None, typer.Option(help="Distance between tiles; by default their width.")
 ]
 
-Method = Annotated[str, typer.Option(help="rankbygene or nh2st.")]
+Method = Annotated[str, typer.Option(help=f"One of {', '.join(method_names())}.")]
 Genes = Annotated[
     str, typer.Option(help="How many genes to choose, or a file with one gene per line.")
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rankbygene._arguments import check_settings, checked
 from rankbygene._keys import Keys
@@ -13,23 +13,20 @@ from rankbygene.base._inference import AnyPrecision, check_precision
 from rankbygene.base._runner import check_train_kwargs
 from rankbygene.base.spots._annotate import check_keys_free, check_layer_fits, group_by_table
 from rankbygene.errors import InputValueError
-from rankbygene.methods.nh2st._model import NH2ST
-from rankbygene.methods.rankbygene._model import RankByGene
+from rankbygene.methods._registry import class_of, known_class
 
 if TYPE_CHECKING:
     import torch
 
     from rankbygene.base._setup import SpatialDatas
-    from rankbygene.base.spots._model import BaseSpatialModel
-
-METHODS: dict[str, type[BaseSpatialModel]] = {cls.method: cls for cls in (RankByGene, NH2ST)}
+    from rankbygene.base.spots._model import SpotModel
 
 
 @checked
 def fit(
     sdata: SpatialDatas,
     *,
-    method: Literal["rankbygene", "nh2st"] = "rankbygene",
+    method: str = "rankbygene",
     genes: int | Sequence[str] = 250,
     backbone: str | torch.nn.Module = "resnet18",
     pretrained: bool = True,
@@ -45,7 +42,7 @@ def fit(
     seed: int | None = 0,
     model_kwargs: Mapping[str, Any] | None = None,
     train_kwargs: Mapping[str, Any] | None = None,
-) -> BaseSpatialModel:
+) -> SpotModel:
     """Train a model on SpatialData objects and annotate their tables.
 
     Parameters
@@ -53,8 +50,8 @@ def fit(
     sdata
         One object, or a list or dict ``{slide: object}``.
     method
-        Which model: ``"rankbygene"`` is :class:`rankbygene.model.RankByGene`, ``"nh2st"`` is
-        :class:`rankbygene.model.NH2ST`.
+        Which model, by its name: ``"rankbygene"`` is :class:`rankbygene.model.RankByGene`, ``"nh2st"``
+        is :class:`rankbygene.model.NH2ST`; others may have been registered, see :func:`register`.
     genes, backbone, pretrained, seed
         As in :class:`rankbygene.model.RankByGene`.
     max_epochs
@@ -81,7 +78,7 @@ def fit(
     InputTypeError, InputKeyError, InputValueError
         The input cannot be used; nothing has been read from the image or written yet.
     """
-    cls = METHODS[method]
+    cls = class_of(method)
     # What would make a later step fail is refused before anything slow.
     own = ("sdata", "backbone", "pretrained", "genes", "seed")
     model_kwargs = check_settings(cls, model_kwargs, "model_kwargs", owned=own)
@@ -139,7 +136,7 @@ def load(
     *,
     backbone: torch.nn.Module | None = None,
     cache_dir: str | Path | None = None,
-) -> BaseSpatialModel:
+) -> SpotModel:
     """Read a saved model of any method.
 
     Parameters
@@ -157,8 +154,8 @@ def load(
         The folder is damaged or made by something else.
     """
     made_by = read_record(Path(dir_path))["class"]
-    for cls in METHODS.values():
-        if cls.__name__ == made_by:
-            return cls.load(dir_path, sdata, backbone=backbone, cache_dir=cache_dir)
-    msg = f"{dir_path} holds a {made_by}, which this version does not know; update rankbygene"
+    cls = known_class(made_by)
+    if cls is not None:
+        return cls.load(dir_path, sdata, backbone=backbone, cache_dir=cache_dir)
+    msg = f"{dir_path} holds a {made_by}, which is no method that is known here; update rankbygene, or register its class"
     raise InputValueError(msg)

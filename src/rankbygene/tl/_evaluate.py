@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.base._setup import SpatialDatas
-    from rankbygene.base.spots._model import BaseSpatialModel
+    from rankbygene.base.spots._model import SpotModel
     from rankbygene.data import SpotFrame
 
 
@@ -66,7 +66,7 @@ class Evaluation:
 
 @checked
 def evaluate(
-    model: BaseSpatialModel,
+    model: SpotModel,
     sdata: SpatialDatas,
     *,
     baselines: Sequence[BaselineName] = ("mean", "color", "backbone"),
@@ -178,7 +178,7 @@ def summarise(per_gene: pd.DataFrame) -> pd.DataFrame:
     return summary
 
 
-def _check_unseen(model: BaseSpatialModel, frames: Mapping[str, SpotFrame]) -> None:
+def _check_unseen(model: SpotModel, frames: Mapping[str, SpotFrame]) -> None:
     problems = Problems()
     for name, frame in frames.items():
         seen = np.isin(model.record.labels_of(frame, model.genes), USED)
@@ -193,7 +193,7 @@ def _check_unseen(model: BaseSpatialModel, frames: Mapping[str, SpotFrame]) -> N
     problems.raise_if_any()
 
 
-def _check_own(model: BaseSpatialModel) -> None:
+def _check_own(model: SpotModel) -> None:
     """Refuse baselines that would be fitted on other spots, or on fewer, than the model was."""
     n_held = sum(int(np.isin(labels, USED).sum()) for labels in model.split.labels.values())
     n_used = model.record.n_used
@@ -207,7 +207,7 @@ def _check_own(model: BaseSpatialModel) -> None:
 
 
 def _extractors(
-    model: BaseSpatialModel, baselines: Sequence[BaselineName], weights: str | Path | None
+    model: SpotModel, baselines: Sequence[BaselineName], weights: str | Path | None
 ) -> dict[str, Extractor]:
     known: dict[str, Extractor] = {}
     for name in baselines:
@@ -221,7 +221,7 @@ def _extractors(
     return known
 
 
-def _starting_backbone(model: BaseSpatialModel, weights: str | Path | None) -> Extractor:
+def _starting_backbone(model: SpotModel, weights: str | Path | None) -> Extractor:
     """Features of the model's image encoder as it was before training."""
     spec = model.backbone
     weights = spec.weights if weights is None else weights
@@ -258,7 +258,7 @@ def _starting_backbone(model: BaseSpatialModel, weights: str | Path | None) -> E
 
 
 def _features(
-    model: BaseSpatialModel,
+    model: SpotModel,
     frames: Mapping[str, SpotFrame],
     extractors: Mapping[str, Extractor],
     rows: Mapping[str, NDArray[np.intp]] | None,
@@ -283,9 +283,7 @@ def _features(
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _targets(
-    model: BaseSpatialModel, frames: Mapping[str, SpotFrame]
-) -> dict[str, NDArray[np.float32]]:
+def _targets(model: SpotModel, frames: Mapping[str, SpotFrame]) -> dict[str, NDArray[np.float32]]:
     """Measured expression on the training scale, NaN for genes that a slide lacks."""
     return {
         name: expression_of(frame, model.genes, model.normalization)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class WholeBatch(NamedTuple):
     targets: Batch
 
 
-class BatchPlan(WatchedPlan):
+class BatchPlan(WatchedPlan, ABC):
     """Training by losses that compare the tiles of a batch.
 
     Every process encodes its share of the tiles, in chunks where memory is short, and compares the

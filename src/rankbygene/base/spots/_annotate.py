@@ -26,8 +26,8 @@ SPLIT_LABELS = ("train", "validation", "test")
 class SlideResult:
     """What a model says of one slide, rows as in its frame."""
 
-    latent: NDArray[np.float32]  # [n, n_latent]
-    expression: NDArray[np.float32]  # [n, n_panel]
+    latent: NDArray[np.float32] | None  # [n, n_latent]; None where the method has none
+    expression: NDArray[np.float32] | None  # [n, n_panel]
     split: NDArray[np.object_]  # [n]; a label outside SPLIT_LABELS is stored as missing
 
 
@@ -101,21 +101,46 @@ def write_table(
     """Write the results of the slides of one table under ``keys``."""
     table = group[0].table
     check_keys_free(table, keys)
-    first = results[group[0].slide]
-    latent = np.empty((table.n_obs, first.latent.shape[1]), np.float32)
-    layer = np.full((table.n_obs, table.n_vars), np.nan, np.float32)
     split = np.full(table.n_obs, -1, dtype=np.intp)  # missing, as for spots that were left out
     labels = pd.Index(SPLIT_LABELS)
-    columns = table.var_names.get_indexer(list(genes))
-    known = columns >= 0
     for frame in group:
-        result = results[frame.slide]
-        latent[frame.rows] = result.latent
-        layer[np.ix_(frame.rows, columns[known])] = result.expression[:, known]
-        split[frame.rows] = labels.get_indexer(pd.Index(result.split))
-    table.obsm[keys.latent] = latent
-    table.layers[keys.expression] = layer
+        split[frame.rows] = labels.get_indexer(pd.Index(results[frame.slide].split))
+    latent, layer = _joined_latent(group, results), _joined_layer(group, results, genes)
+    if latent is not None:
+        table.obsm[keys.latent] = latent
+    if layer is not None:
+        table.layers[keys.expression] = layer
     table.obs[keys.split] = pd.Categorical.from_codes(split, labels)
     table.var[keys.panel] = table.var_names.isin(list(genes))
     table.var[keys.pearson] = pearson.reindex(table.var_names).to_numpy(np.float64)
     table.uns[keys.params] = dict(params)
+
+
+def _joined_latent(
+    group: Sequence[SpotFrame], results: Mapping[str, SlideResult]
+) -> NDArray[np.float32] | None:
+    """Representations of a whole table, None where the method has none."""
+    parts = {frame.slide: results[frame.slide].latent for frame in group}
+    widths = {part.shape[1] for part in parts.values() if part is not None}
+    if not widths:
+        return None
+    joined = np.empty((group[0].table.n_obs, widths.pop()), np.float32)
+    for frame in group:
+        joined[frame.rows] = parts[frame.slide]
+    return joined
+
+
+def _joined_layer(
+    group: Sequence[SpotFrame], results: Mapping[str, SlideResult], genes: Sequence[str]
+) -> NDArray[np.float32] | None:
+    """Predictions of a whole table, NaN for other genes; None where the method has none."""
+    table = group[0].table
+    columns = table.var_names.get_indexer(list(genes))
+    known = columns >= 0
+    joined = np.full((table.n_obs, table.n_vars), np.nan, np.float32)
+    for frame in group:
+        expression = results[frame.slide].expression
+        if expression is None:
+            return None
+        joined[np.ix_(frame.rows, columns[known])] = expression[:, known]
+    return joined

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from rankbygene.base._setup import SpatialDatas
 
 
+# Before the names of what a method keeps beside its networks.
+_STATE = "method."
+
+
 class FilesMixin(ModelState):
     """Saving and loading."""
 
@@ -109,6 +113,8 @@ class FilesMixin(ModelState):
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         tensors = module_tensors(self.module)
+        for name, tensor in self._method_state().items():
+            tensors[f"{_STATE}{name}"] = tensor
         tensors["split.labels"], tensors["split.ids"] = self.record.to_tensors()
         return tensors
 
@@ -142,7 +148,9 @@ class FilesMixin(ModelState):
             self.module.statistics_version = record.get("statistics") or 1
         self.record = SpotRecord.from_tensors(tensors.pop("split.labels"), tensors.pop("split.ids"))
         self.is_recorded = True
+        own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_STATE)}
         load_module(self.module, tensors, repr(self.backbone.name))
+        self._restore_method_state({name.removeprefix(_STATE): own[name] for name in own})
         self._start_untrained()
         self.is_trained_ = record["is_trained"]
         self.training_params = record["training"]

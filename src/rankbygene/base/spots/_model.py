@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import numpy as np
 import torch
 
-from rankbygene._arguments import check_settings, checked
+from rankbygene._arguments import check_settings, checked, taking
+from rankbygene._docstrings import with_parameters
 from rankbygene.base._inference import BATCH_SIZE, choose_precision
 from rankbygene.base._last_good import good_state_kept
 from rankbygene.base._random import choose_seed, forked_rng
@@ -24,7 +26,8 @@ from rankbygene.base._runner import (
 from rankbygene.base._setup import recall_setup, remember_setup
 from rankbygene.base.spots._features import keep_features
 from rankbygene.base.spots._files import FilesMixin
-from rankbygene.base.spots._fitting import largest_batch, standardisation
+from rankbygene.base.spots._fitting import largest_batch, standardisation, validation_pearson
+from rankbygene.base.spots._options import DEFAULTS, SpotOptions
 from rankbygene.base.spots._results import ResultsMixin
 from rankbygene.base.spots._seen import SpotRecord
 from rankbygene.data import (
@@ -42,60 +45,20 @@ from rankbygene.pp import check_panel, choose_panel
 from rankbygene.train._encoder import encoders_for_training
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
     from rankbygene.base._setup import SpatialDatas
     from rankbygene.base.spots._plan import SpotPlan
     from rankbygene.data.batches._datamodule import Tiles
-    from rankbygene.data.splits._split import SplitBy
-    from rankbygene.nn import FineTune
     from rankbygene.pp import PanelMethod
 
 
-class BaseSpatialModel(ResultsMixin, FilesMixin):
-    """A model of histology and expression that works on SpatialData objects.
+class SpotModel(ResultsMixin, FilesMixin):
+    """A model of spots, each an image and a profile, that works on SpatialData objects.
 
     Subclasses say how their network is built, trained and applied; everything else that a user
-    touches is here, in :class:`ResultsMixin` and in :class:`FilesMixin`, once.
-
-    Parameters
-    ----------
-    sdata
-        One SpatialData object, or a list or dict ``{slide: object}``, after
-        :meth:`setup_spatialdata`.
-    backbone
-        Image encoder: a timm name, an ``hf-hub:`` id, a named pathology encoder
-        (``rankbygene.nn.PATHOLOGY_BACKBONES``) or a module that maps ``[B, 3, H, W]`` to features, of
-        which a copy is trained.
-    pretrained
-        Load the encoder's published weights. False starts from random weights and works offline.
-    weights
-        Local file with weights for ``backbone``.
-    fine_tune, n_last, lora_kwargs
-        Which weights of the encoder training changes, see :func:`rankbygene.nn.set_fine_tuning`.
-        With ``"none"`` every tile is encoded once, in its eight orientations, and heads are trained
-        on what was kept.
-    genes
-        Names of the genes to learn and predict, or how many to choose with ``panel_method``.
-    panel_method
-        How genes are chosen, on training spots only and among those measured on every training
-        slide.
-    normalization
-        How counts become the training scale.
-    tile_um, tile_px
-        Width of a tile in micrometres and in pixels after resampling. By default what the
-        backbone was trained on (112 um at 224 px where it does not say).
-    split_by, validation_size, validation_slides
-        What is held out for early stopping and for the per-gene scores. By default whole
-        patients where they are known, else slides, else spatial blocks of the only slide.
-    max_spots
-        Train and validate on about so many spots at most, drawn from all over the slides, where there
-        are more. The others are neither cut nor seen; smoothing uses their counts.
-    cache_dir
-        Folder that keeps the tiles between sessions, see :meth:`rankbygene.data.TileBank.build`. By
-        default they are cut anew and held in memory.
-    seed
-        Repeats a run exactly on a CPU. By default ``scvi.settings.seed``, or 0.
-    **module_kwargs
-        Settings of the method's network.
+    touches is here, in :class:`ResultsMixin` and in :class:`FilesMixin`, once. What they take
+    beside the common options they say with :func:`own_options`.
     """
 
     # Spots that a sample of a large slide draws side by side.
@@ -103,37 +66,25 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
     # What takes the settings that ``train`` hands on, by the name of the mapping.
     _settings_of: ClassVar[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {}
 
-    @checked
-    def __init__(
-        self,
-        sdata: SpatialDatas,
-        *,
-        backbone: str | torch.nn.Module = "resnet18",
-        pretrained: bool = True,
-        weights: str | Path | None = None,
-        fine_tune: FineTune = "full",
-        n_last: int | None = None,
-        lora_kwargs: Mapping[str, Any] | None = None,
-        genes: int | Sequence[str] = 250,
-        panel_method: PanelMethod = "most_expressed",
-        normalization: Normalization | None = None,
-        tile_um: float | None = None,
-        tile_px: int | None = None,
-        split_by: SplitBy = "auto",
-        validation_size: float = 0.2,
-        validation_slides: Sequence[str] | None = None,
-        max_spots: int | None = None,
-        cache_dir: str | Path | None = None,
-        seed: int | None = None,
-        **module_kwargs: Any,
-    ) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        order = inspect.signature(cls.__init__).parameters
+        cls.__doc__ = with_parameters(cls.__doc__, SpotOptions.__doc__, order)
+
+    @taking(SpotOptions, DEFAULTS)
+    def __init__(self, sdata: SpatialDatas, **options: Unpack[SpotOptions]) -> None:
+        given: SpotOptions = {**DEFAULTS, **options}
+        vars(self).setdefault("module_kwargs", {})  # a method without options of its own
+        seed, cache_dir, genes = given["seed"], given["cache_dir"], given["genes"]
+        normalization, max_spots = given["normalization"], given["max_spots"]
+        tile_px = given["tile_px"]
         self.seed = choose_seed(seed)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.normalization = normalization or Normalization()
-        self.module_kwargs = module_kwargs
+        lora_kwargs = given["lora_kwargs"]
         self.fine_tuning = {
-            "fine_tune": fine_tune,
-            "n_last": n_last,
+            "fine_tune": given["fine_tune"],
+            "n_last": given["n_last"],
             "lora_kwargs": None if lora_kwargs is None else dict(lora_kwargs),
         }
         frames = resolve_slides(sdata, recall_setup)
@@ -142,17 +93,20 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             check_panel(genes, frames.values())
         with forked_rng(self.seed):
             network, self.backbone = build_backbone(
-                backbone, pretrained=pretrained, weights=weights, tile_px=tile_px
+                given["backbone"],
+                pretrained=given["pretrained"],
+                weights=given["weights"],
+                tile_px=tile_px,
             )
             set_fine_tuning(network, **self.fine_tuning)
-        self.tile_um = tile_um or self.backbone.tile_um
+        self.tile_um = given["tile_um"] or self.backbone.tile_um
         self.tile_px = tile_px or self.backbone.tile_px
         self._check_tiles(frames)
         split = split_spots(
             frames,
-            by=split_by,
-            validation_size=validation_size,
-            validation_slides=validation_slides,
+            by=given["split_by"],
+            validation_size=given["validation_size"],
+            validation_slides=given["validation_slides"],
             seed=self.seed,
             tile_um=max(self.tile_widths),
             normalization=self.normalization,
@@ -161,8 +115,8 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             split = split.sample(frames, max_spots, self._drawn_together)
         self._use(frames, split)
         self.split_note = split.note
-        self.panel_method = panel_method if isinstance(genes, int) else "given"
-        self.genes = self._train_panel(genes, panel_method)
+        self.panel_method = given["panel_method"] if isinstance(genes, int) else "given"
+        self.genes = self._train_panel(genes, given["panel_method"])
         self.record = SpotRecord.of(self.frames, self.split, self.genes)
         self.is_recorded = True
         with forked_rng(self.seed):
@@ -225,6 +179,130 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
         )
         remember_setup(sdata, setup)
 
+    @checked(batch_size={"at_least": 2})
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        batch_size: int | Literal["auto"] = 64,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        precision: str = "auto",
+        compile: bool = False,
+        gradient_checkpointing: bool = False,
+        early_stopping: bool = False,
+        early_stopping_patience: int = 20,
+        monitor: str = "validation_loss",
+        plan_kwargs: Mapping[str, Any] | None = None,
+        logger: pl.loggers.Logger | None = None,
+        callbacks: Sequence[pl.Callback] = (),
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the networks, and what the method fits after them.
+
+        Parameters
+        ----------
+        max_epochs
+            By default as many as show about 50,000 tiles, between 10 and 100.
+        batch_size
+            Spots per step, over all devices. Losses that compare spots see exactly this many.
+            More spots are harder to tell apart, so that the size changes what is learnt, and not
+            only how fast. ``"auto"`` takes the largest power of two that fits on a GPU.
+        accelerator, devices
+            As in Lightning. For several devices pass ``strategy="ddp"`` as well, in a script.
+        precision
+            ``"auto"``: bfloat16 autocast on a GPU that computes it natively, else float32, so that a
+            seed does not give other numbers on another CPU. ``"bf16-mixed"``, about twice as fast on
+            a CPU with AVX512-BF16 or AMX, ``"16-mixed"`` and ``"32-true"`` everywhere.
+            What was used is logged and stands in the model's record.
+        compile, gradient_checkpointing
+            How the encoder runs, see :func:`rankbygene.train.encoders_for_training`.
+        early_stopping, early_stopping_patience, monitor
+            Stop when ``monitor`` has not improved for so many epochs. With or without it, the
+            weights of the best epoch by ``monitor`` are kept when there is a validation split.
+        plan_kwargs
+            Loss weights, learning rates and schedules, and ``chunk_size`` for large batches in little
+            memory: arguments of the method's plan in :mod:`rankbygene.train`.
+        logger
+            A further Lightning logger; ``history`` is kept in memory in any case.
+        callbacks
+            Further Lightning callbacks, such as a ``ModelCheckpoint``.
+        **trainer_kwargs
+            Passed to :class:`scvi.train.Trainer`; among them ``ckpt_path`` to resume,
+            ``enable_progress_bar``.
+
+        Raises
+        ------
+        InputValueError
+            There are fewer training spots than one batch.
+        TrainingError
+            A loss was not finite; the step and the term are named.
+        """
+        batches = {"batch_size": batch_size, **self._batch_settings(batch_size)}
+        encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
+        runner: dict[str, Any] = {
+            "accelerator": accelerator,
+            "devices": devices,
+            "precision": precision,
+            "early_stopping": early_stopping,
+            "early_stopping_patience": early_stopping_patience,
+            "monitor": monitor,
+            "logger": logger,
+            "callbacks": callbacks,
+        }
+        settings = self._settings("plan_kwargs", plan_kwargs)
+        check_trainer(max_epochs, trainer_kwargs, **runner)
+        runner |= trainer_kwargs
+        self._check_encoding(encoding, runner.get("strategy"))
+        self._fit(max_epochs, batches, settings, encoding, runner)
+
+    def _fit(
+        self,
+        max_epochs: int | None,
+        batches: Mapping[str, Any],
+        plan_kwargs: Mapping[str, Any],
+        encoding: Mapping[str, bool],
+        runner: dict[str, Any],
+    ) -> None:
+        """Train the module by the method's plan with settings that were checked, and finish."""
+        plan = self._build_plan(dict(plan_kwargs))
+        train = self.training_split.rows("train")
+        validation = self.training_split.rows("validation")
+        check_before_training(plan, validated=len(validation) > 0, **runner)
+        device = training_device(runner["accelerator"], runner["devices"])
+        runner["precision"] = choose_precision(runner["precision"], device)
+        if batches["batch_size"] != "auto":
+            plan.check_sizes(batches["batch_size"], len(validation))
+        bank = self._expression_bank()
+        with good_state_kept(self, partial(self._finish, bank)):
+            self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
+            self._before_training(bank)
+            inputs = self._inputs(device, runner["precision"])
+            epochs = max_epochs or default_max_epochs(len(train))
+            with encoders_for_training(self.module, **encoding):
+                make = partial(self._build_datamodule, inputs, bank, plan)
+                if batches["batch_size"] == "auto":
+                    size = self._largest_batch(make, plan, batches, device, runner["precision"])
+                    plan.check_sizes(size, len(validation))
+                    batches = {**batches, "batch_size": size}
+                datamodule = make(**batches)
+                self.training_params = {
+                    "max_epochs": epochs,
+                    "precision": runner["precision"],
+                    "accelerator": device.type,
+                    **batches,
+                    **plan_kwargs,
+                }
+                self._record_split()
+                run_training(self, plan, datamodule, max_epochs=epochs, **runner)
+
+    def _finish(self, bank: ExpressionBank) -> None:
+        """Do what follows the training of the networks, and score the validation spots."""
+        self._after_training(bank)
+        if "expression" in self.gives:
+            rows = self.training_split.rows("validation")
+            self.validation_pearson = validation_pearson(self, bank, rows)
+
     def _train_panel(self, genes: int | Sequence[str], method: PanelMethod) -> list[str]:
         if not isinstance(genes, int):
             return list(genes)
@@ -246,54 +324,6 @@ class BaseSpatialModel(ResultsMixin, FilesMixin):
             shuffle_window=_shuffle_window(inputs, batches["batch_size"]),
             **batches,
         )
-
-    def _fit(
-        self,
-        max_epochs: int | None,
-        batches: Mapping[str, Any],
-        plan_kwargs: Mapping[str, Any],
-        *,
-        compile: bool,
-        gradient_checkpointing: bool,
-        trainer_kwargs: Mapping[str, Any],
-        finish: Callable[[ExpressionBank], None],
-        **runner: Any,
-    ) -> None:
-        """Train the module by the method's plan, and ``finish``; ``runner`` goes to the training."""
-        plan_kwargs = self._settings("plan_kwargs", plan_kwargs)
-        check_trainer(max_epochs, trainer_kwargs, **runner)
-        runner = {**runner, **trainer_kwargs}
-        encoding = {"compile": compile, "gradient_checkpointing": gradient_checkpointing}
-        self._check_encoding(encoding, runner.get("strategy"))
-        plan = self._build_plan(dict(plan_kwargs))
-        train = self.training_split.rows("train")
-        validation = self.training_split.rows("validation")
-        check_before_training(plan, validated=len(validation) > 0, **runner)
-        device = training_device(runner["accelerator"], runner["devices"])
-        runner["precision"] = choose_precision(runner["precision"], device)
-        if batches["batch_size"] != "auto":
-            plan.check_sizes(batches["batch_size"], len(validation))
-        bank = self._expression_bank()
-        with good_state_kept(self, partial(finish, bank)):
-            self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
-            inputs = self._inputs(device, runner["precision"])
-            epochs = max_epochs or default_max_epochs(len(train))
-            with encoders_for_training(self.module, **encoding):
-                make = partial(self._build_datamodule, inputs, bank, plan)
-                if batches["batch_size"] == "auto":
-                    size = self._largest_batch(make, plan, batches, device, runner["precision"])
-                    plan.check_sizes(size, len(validation))
-                    batches = {**batches, "batch_size": size}
-                datamodule = make(**batches)
-                self.training_params = {
-                    "max_epochs": epochs,
-                    "precision": runner["precision"],
-                    "accelerator": device.type,
-                    **batches,
-                    **plan_kwargs,
-                }
-                self._record_split()
-                run_training(self, plan, datamodule, max_epochs=epochs, **runner)
 
     def _largest_batch(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Self
 
 import torch
@@ -15,7 +15,7 @@ from rankbygene.nn.encoders._fine_tune import rest_frozen
 __all__ = ["SpotModule"]
 
 
-class SpotModule(nn.Module):
+class SpotModule(nn.Module, ABC):
     """Networks over spots, each an image and a profile.
 
     Parameters

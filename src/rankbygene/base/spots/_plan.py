@@ -107,7 +107,7 @@ class SpotPlan(BatchPlan):
         """Name the losses and the score of the validation spots."""
         terms = ["loss", *(name for name, weight in self.weights.items() if weight)]
         known: dict[str, Mode] = {f"validation_{name}": "min" for name in terms}
-        return known | {"validation_pearson": "max"} if self.weights["expression"] else known
+        return known | {"validation_pearson": "max"} if self.weights.get("expression") else known
 
     def n_spots(self, batch: Batch) -> int:
         """Count the spots whose losses a batch holds."""
@@ -134,12 +134,12 @@ class SpotPlan(BatchPlan):
         how["batch_size"] = self.n_spots(batch)
         self.log("validation_loss", found.pop("validation_loss"), prog_bar=True, **how)
         self.log_dict(found, **how)
-        if self.weights["expression"]:
+        if self.weights.get("expression"):
             self.running_pearson.update(*self.all_rows(*self.judge(batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean Pearson correlation per gene of the predictions."""
-        if self.weights["expression"]:
+        if self.weights.get("expression"):
             score = self.running_pearson.compute().to(self.device)
             self.log("validation_pearson", score, on_epoch=True, sync_dist=True)
 

@@ -77,6 +77,7 @@ class ResultsMixin(ModelState):
         if modality not in ("image", "gene"):
             msg = f"modality={modality!r} is not known; choose 'image' or 'gene'"
             raise InputValueError(msg)
+        self._check_gives("gene" if modality == "gene" else "latent")
         frames = self._frames_of(sdata, counts=modality == "gene")
         if modality == "gene":
             return one_or_all({name: self._run_genes(frame) for name, frame in frames.items()})
@@ -122,6 +123,7 @@ class ResultsMixin(ModelState):
         """
         self._check_trained()
         precision = choose_precision(precision, self.device)
+        self._check_gives("expression")
         genes = self._check_genes(gene_list)
         results = {}
         for name, frame in self._frames_of(sdata, counts=False).items():
@@ -277,8 +279,9 @@ class ResultsMixin(ModelState):
         values = self._run(frame, precision=precision)
         table = slide_table(
             frame,
-            **values,
-            genes=self.genes,
+            expression=values.get("expression"),
+            latent=values.get("latent"),
+            genes=self.genes if "expression" in self.gives else (),
             keys=Keys(self.method),
             params=provenance(self, [frame], precision),
         )
@@ -342,7 +345,7 @@ class ResultsMixin(ModelState):
         else:
             labels = self.record.labels_of(frame, self.genes)
         split = np.where(pd.isna(labels), "test", labels)
-        return SlideResult(values["latent"], values["expression"], split)
+        return SlideResult(values.get("latent"), values.get("expression"), split)
 
     def _check_genes(self, gene_list: Sequence[str] | None) -> list[str]:
         if gene_list is None:

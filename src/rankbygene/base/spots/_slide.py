@@ -103,7 +103,7 @@ def slide_table(
     frame
         The spots; rows of the table.
     expression, latent
-        ``[n_obs, n_genes]`` and ``[n_obs, n_latent]``.
+        ``[n_obs, n_genes]`` and ``[n_obs, n_latent]``; None where the method has none.
     genes
         Names of the columns of ``expression``.
     keys, params
@@ -117,7 +117,7 @@ def slide_table(
         X=expression,
         obs=obs,
         var=pd.DataFrame(index=pd.Index(list(genes)).astype(str)),
-        obsm={keys.latent: latent, "spatial": frame.centers},
+        obsm={"spatial": frame.centers} | ({} if latent is None else {keys.latent: latent}),
         uns={keys.params: dict(params)},
     )
     return TableModel.parse(

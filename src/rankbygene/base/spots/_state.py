@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 
-from rankbygene._arguments import checked
 from rankbygene.base._trained import TrainedModel
 from rankbygene.base.spots._seen import SpotRecord
 from rankbygene.data import TileBank, plan_tiles, resolve, resolve_slides
@@ -26,14 +25,31 @@ if TYPE_CHECKING:
 
     from rankbygene.base._setup import SpatialDatas
     from rankbygene.base.spots._plan import SpotPlan
-    from rankbygene.data import FeatureBank, Normalization, SpatialSetup, SpotFrame, SpotSplit
+    from rankbygene.data import (
+        ExpressionBank,
+        FeatureBank,
+        Normalization,
+        SpatialSetup,
+        SpotFrame,
+        SpotSplit,
+    )
     from rankbygene.nn import BackboneSpec
+
+
+# What a method may give: a representation of the image, a prediction, a representation of the profile.
+Capability = Literal["latent", "expression", "gene"]
+_IN_WORDS = {
+    "latent": "representation of the image",
+    "expression": "predicted expression",
+    "gene": "representation of the profile",
+}
 
 
 class ModelState(TrainedModel, ABC):
     """State and hooks that set-up, results and files share."""
 
     method: ClassVar[str]
+    gives: ClassVar[frozenset[Capability]] = frozenset({"latent", "expression", "gene"})
 
     setup: SpatialSetup
     frames: dict[str, SpotFrame]  # empty when loaded without data
@@ -59,21 +75,26 @@ class ModelState(TrainedModel, ABC):
     _features: FeatureBank | None  # of a frozen encoder
     _features_precision: str | None = None
 
-    @abstractmethod
-    @checked
-    def train(self, max_epochs: int | None = None, **kwargs: Any) -> None:
-        """Train the model."""
+    # ---- what a method says --------------------------------------------------------------------
 
     @abstractmethod
     def _build_module(self, network: torch.nn.Module) -> torch.nn.Module:
         """Build the torch module around an image backbone, by ``module_kwargs``."""
 
     @abstractmethod
+    def _build_plan(self, settings: dict[str, Any]) -> SpotPlan:
+        """Build the training of ``module`` with the user's settings."""
+
+    @abstractmethod
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Map uint8 images ``[B, 3, px, px]`` to ``latent`` and ``expression``.
+        """Map uint8 images ``[B, 3, px, px]`` to what the method gives of ``latent`` and ``expression``.
 
         A method that looks beyond the tile gives what :meth:`_combine` needs instead.
         """
+
+    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
+        """Map expression ``[B, n_genes]`` to the gene branch's representation, where there is one."""
+        raise NotImplementedError
 
     def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Rows whose tiles must be read to answer for ``rows``: these alone, without context."""
@@ -89,13 +110,39 @@ class ModelState(TrainedModel, ABC):
         """Turn what :meth:`_apply` gave for ``needed`` into ``latent`` and ``expression`` of ``rows``."""
         return values
 
-    @abstractmethod
-    def _build_plan(self, settings: dict[str, Any]) -> SpotPlan:
-        """Build the training of ``module`` with the user's settings."""
+    def _batch_settings(self, batch_size: int | str) -> dict[str, Any]:
+        """Settings of batches beside their size."""
+        return {}
 
-    @abstractmethod
-    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-        """Map expression ``[B, n_genes]`` to the gene branch's representation."""
+    def _before_training(self, bank: ExpressionBank) -> None:
+        """Start the networks from what the training spots say; their expression is standardised."""
+
+    def _after_training(self, bank: ExpressionBank) -> None:
+        """Fit or remember what follows the training of the networks."""
+
+    def _method_state(self) -> dict[str, torch.Tensor]:
+        """Tensors that the method keeps beside its networks; they are saved with the model."""
+        return {}
+
+    def _restore_method_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take back what :meth:`_method_state` gave."""
+
+    # ---- what follows from it ------------------------------------------------------------------
+
+    def _check_gives(self, what: Capability) -> None:
+        """Refuse to give what the method does not have.
+
+        Raises
+        ------
+        InputValueError
+            What it has is named.
+        """
+        if what not in self.gives:
+            msg = (
+                f"{type(self).__name__} has no {_IN_WORDS[what]}; it gives "
+                f"{', '.join(_IN_WORDS[one] for one in sorted(self.gives))}"
+            )
+            raise InputValueError(msg)
 
     @property
     def split_labels(self) -> pd.Series[str]:

@@ -13,7 +13,7 @@ from rankbygene._arguments import check_settings, checked, checked_fields
 from rankbygene._checks import check_regressor
 from rankbygene.base._runner import check_train_kwargs
 from rankbygene.errors import InputTypeError, InputValueError, RankByGeneError
-from rankbygene.model._fit import METHODS
+from rankbygene.methods._registry import class_of, names
 from rankbygene.tl.cross_validation._ensemble import EnsembleMethod
 from rankbygene.tl.cross_validation._regressors import GroupRidge, HestRidge, MeanRegressor, mlp
 from rankbygene.tl.cross_validation._selection import NestedSelection
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rankbygene.base.spots._model import BaseSpatialModel
+    from rankbygene.base.spots._model import SpotModel
     from rankbygene.tl.cross_validation._data import (
         FeatureKind,
         ImageSettings,
@@ -101,12 +101,7 @@ class ModelMethod:
     n_neighbors: int = 50
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            msg = (
-                f"method={self.method!r} is not known; choose from {', '.join(map(repr, METHODS))}"
-            )
-            raise InputValueError(msg)
-        cls = METHODS[self.method]
+        cls = class_of(self.method)
         settings = check_settings(cls, self.model_kwargs, "model_kwargs", owned=_OWNED)
         object.__setattr__(self, "model_kwargs", settings)
         object.__setattr__(self, "train_kwargs", check_train_kwargs(cls, self.train_kwargs))
@@ -135,7 +130,7 @@ class ModelMethod:
             self.n_neighbors,
         )
 
-    def _fit(self, train: TrainingData) -> BaseSpatialModel:
+    def _fit(self, train: TrainingData) -> SpotModel:
         image = train.image
         settings: dict[str, Any] = {
             "backbone": image.backbone,
@@ -148,7 +143,7 @@ class ModelMethod:
             "seed": train.seed,
             **self.model_kwargs,
         }
-        model = METHODS[self.method](train.slides, **settings)
+        model = class_of(self.method)(train.slides, **settings)
         model.train(**{"enable_progress_bar": False, **self.train_kwargs})
         model.release()
         return model
@@ -172,7 +167,7 @@ def _stack(results: Any) -> NDArray[np.float32]:
 class _Retrieval:
     """Nearest training spots in the space that images and genes share."""
 
-    def __init__(self, model: BaseSpatialModel, train: TrainingData, n_neighbors: int) -> None:
+    def __init__(self, model: SpotModel, train: TrainingData, n_neighbors: int) -> None:
         if not hasattr(model.module, "project"):
             msg = f"{model.method!r} has no joint space to retrieve from; use predict='expression'"
             raise InputValueError(msg)
@@ -317,13 +312,14 @@ def check_shared(model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any
         No model takes them.
     """
     refused: list[RankByGeneError] = []
-    for cls in METHODS.values():
+    methods = names()
+    for cls in map(class_of, methods):
         try:
             check_settings(cls, model_kwargs, "model_kwargs", owned=_OWNED)
             check_train_kwargs(cls, train_kwargs)
         except RankByGeneError as error:
             refused.append(error)
-    if len(refused) == len(METHODS):
+    if len(refused) == len(methods):
         raise refused[0]
 
 
