@@ -166,7 +166,7 @@ def test_lists_of_numbers_are_checked_one_by_one() -> None:
 
 def test_what_numpy_makes_no_array_of_is_none() -> None:
     @checked
-    def score(labels: ArrayLike) -> Any:
+    def score(labels: ArrayLike, *more: ArrayLike) -> Any:
         return labels
 
     for labels in (
@@ -180,6 +180,8 @@ def test_what_numpy_makes_no_array_of_is_none() -> None:
     for labels in ([[1], [1, 2]], [1j], np.array([1j]), "ab", 3, np.array(3), {1}):
         with pytest.raises(InputTypeError, match="labels is .*; an array is needed"):
             score(labels)
+        with pytest.raises(InputTypeError, match=r"more\[1\] is .*; an array is needed"):
+            score([1], [1], labels)
 
 
 def test_arrays_that_have_one_shape_everywhere_are_held_to_it() -> None:

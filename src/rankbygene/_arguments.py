@@ -313,8 +313,11 @@ def _kinds_of(
     scope = {**_typing_names(module), **vars(sys.modules[module])}
     kinds = {}
     for name, parameter in signature.parameters.items():
-        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if variadic or name in ("self", "cls") or parameter.annotation is parameter.empty:
+        if (
+            parameter.kind is parameter.VAR_KEYWORD
+            or name in ("self", "cls")
+            or parameter.annotation is parameter.empty
+        ):
             continue
         if special.get(name, ()) is None:
             continue
@@ -322,8 +325,15 @@ def _kinds_of(
             str(parameter.annotation)
         )
         if kind is not None:
-            kinds[name] = kind
+            kinds[name] = _each(kind) if parameter.kind is parameter.VAR_POSITIONAL else kind
     return kinds
+
+
+def _each(kind: _Kind) -> _Kind:
+    def check(values: Any, name: str) -> Any:
+        return tuple(kind.check(value, f"{name}[{i}]") for i, value in enumerate(values))
+
+    return _Kind(kind.words, check)
 
 
 @functools.cache
