@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import rankbygene as rbg
@@ -61,6 +62,27 @@ def test_measured_and_predicted_panels_are_the_table(model: Any, make_slides: An
     assert measured.get_clim() == predicted.get_clim()
     with pytest.raises(InputKeyError, match="not predicted: nothing_such"):
         rbg.pl.spatial_expression(sdata, "nothing_such")
+
+
+def test_maps_of_spots_that_were_trained_on_say_so(make_slides: Any) -> None:
+    (annotated,) = make_slides(1)
+    table = annotated["table"]
+    table.layers["rankbygene"] = np.random.default_rng(0).normal(3, 3, table.shape).astype("f4")
+    table.var["rankbygene_panel"] = True
+    table.uns["rankbygene_params"] = {"normalization": rbg.data.Normalization().to_dict()}
+    for labels, text in (("train", " predicted (trained on)"), ("test", " predicted (r = ")):
+        table.obs["rankbygene_split"] = pd.Categorical(
+            [labels] * table.n_obs, ["train", "validation", "test"]
+        )
+        axes = rbg.pl.spatial_expression(annotated, table.var_names[0])
+        assert text in axes[0, 2].get_title()
+    # The darkest and the brightest colour stand for values beyond the scale, too.
+    bar = axes[0, 1].collections[0].colorbar
+    low, high = axes[0, 1].collections[0].get_clim()
+    drawn = np.concatenate([axes[0, i].collections[0].get_array() for i in (1, 2)])
+    assert drawn.min() < low
+    assert high < drawn.max()
+    assert bar.extend == "both"
 
 
 def test_a_library_of_the_panel_is_that_of_all_its_genes(fit_tiny: Any, make_slides: Any) -> None:

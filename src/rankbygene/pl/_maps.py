@@ -21,6 +21,7 @@ from rankbygene.pl._predictions import (
 from rankbygene.pl._style import finish, scale_bar
 from rankbygene.pl._tissue import (
     color_limits,
+    colorbar,
     draw_spots,
     draw_tissue,
     spot_pitch,
@@ -153,7 +154,7 @@ class _Maps:
         self._map(axes[0], measured, self.cmap, limits, title)
         score = f" ({score_text(float(pearson(measured, predicted)[0]))})" if known.any() else ""
         spots = self._map(axes[1], predicted, self.cmap, limits, f"{gene} predicted{score}")
-        _colorbar(axes[1], spots, [measured, predicted])
+        colorbar(axes[1], spots, [measured, predicted])
         if not known.any():
             self._map(axes[2], residual, "RdBu_r", (-1.0, 1.0), "no difference to draw")
             return
@@ -161,7 +162,7 @@ class _Maps:
         part = "" if known.all() else f" ({known.sum():,} of {len(known):,} spots)"
         title = f"predicted − measured{part}"
         missed = self._map(axes[2], residual, "RdBu_r", (-reach, reach), title)
-        _colorbar(axes[2], missed, [residual])
+        colorbar(axes[2], missed, [residual])
 
     def _map(
         self,
@@ -173,22 +174,6 @@ class _Maps:
     ) -> Any:
         ax.set_title(title, fontsize="medium")
         return draw_spots(ax, self.centers, values, cmap=cmap, limits=limits, diameter=self.spot_um)
-
-
-def _colorbar(ax: Axes, spots: Any, values: Sequence[NDArray[np.float64]]) -> None:
-    """Draw the scale, with points where values lie beyond it."""
-    low, high = spots.get_clim()
-    together = np.concatenate(values)
-    below, above = np.nanmin(together) < low, np.nanmax(together) > high
-    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}
-    ax.figure.colorbar(
-        spots,
-        ax=ax,
-        shrink=0.8,
-        aspect=22,
-        pad=0.02,
-        extend=extend.get((bool(below), bool(above)), "both"),
-    )
 
 
 def _open_grid(n_rows: int, n_columns: int, aspect: float) -> NDArray[np.object_]:

@@ -15,7 +15,7 @@ from rankbygene.metrics import pearson
 from rankbygene.pl._frames import one_frame
 from rankbygene.pl._predictions import score_text
 from rankbygene.pl._style import finish, scale_bar
-from rankbygene.pl._tissue import color_limits, draw_spots, draw_tissue, tissue_aspect
+from rankbygene.pl._tissue import color_limits, colorbar, draw_spots, draw_tissue, tissue_aspect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,8 @@ def spatial_expression(
     """Draw the tissue, and genes on it as measured and as predicted.
 
     Measured values are brought to the scale that the model was trained on. The correlation
-    in the title leaves out spots that the model was trained on.
+    in the title leaves out spots that the model was trained on; where it was trained on all, the title
+    says that instead. Scales are pointed where values lie beyond them.
 
     Parameters
     ----------
@@ -149,13 +150,17 @@ def _draw_gene(
         spots = draw_spots(ax, frame.centers, values, cmap=cmap, limits=limits)
         score = _held_out_score(frame, panels, keys) if label == "predicted" else ""
         ax.set_title(f"{gene} {label}{score}")
-        ax.figure.colorbar(spots, ax=ax, shrink=0.75, aspect=25, pad=0.02)
+        colorbar(ax, spots, list(panels.values()) if shared_scale else [values])
 
 
 def _held_out_score(frame: SpotFrame, panels: Mapping[str, NDArray[np.float32]], keys: Keys) -> str:
     if "measured" not in panels or keys.split not in frame.table.obs:
         return ""
-    rows = frame.table.obs[keys.split].iloc[frame.rows].isin(["validation", "test"]).to_numpy()
+    labels = frame.table.obs[keys.split].iloc[frame.rows]
+    # A map of what was learnt by heart looks like a good prediction.
+    if (labels == "train").all():
+        return " (trained on)"
+    rows = labels.isin(["validation", "test"]).to_numpy()
     if rows.sum() < 3:
         return ""
     truth, predicted = (panels[label][rows, None] for label in ("measured", "predicted"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -119,3 +120,19 @@ def view_spots(ax: Axes, centers: NDArray[np.float64]) -> None:
     ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
     ax.set_axis_off()
+
+
+def colorbar(ax: Axes, spots: Any, values: Sequence[NDArray[np.floating]]) -> None:
+    """Draw the scale, with points where values lie beyond it."""
+    low, high = spots.get_clim()
+    together = np.concatenate(values)
+    below, above = (together < low).any(), (together > high).any()
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max"}
+    ax.figure.colorbar(
+        spots,
+        ax=ax,
+        shrink=0.8,
+        aspect=22,
+        pad=0.02,
+        extend=extend.get((bool(below), bool(above)), "both"),
+    )
