@@ -19,16 +19,18 @@ import pandas as pd
 import rankbygene as rbg
 
 RATES = {"lr": 3e-3, "gene_lr": 3e-3}
-CONTRAST = {"alpha": 0.0, "beta": 0.0}
+CONTRAST = {"weights": {"ranking": 0.0, "distillation": 0.0}}
+NO_DISTILLATION = {"weights": {"distillation": 0.0}}
+EXPRESSION = {"weights": {**CONTRAST["weights"], "contrast": 0.0}}
 RELEASED = {"ranking_variant": "released", "ranking_similarity": "softmax", "detach_gene": False}
 
 # Name of a row: how expression is predicted, and what differs from the defaults of the plan.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "contrast": ("frozen", CONTRAST),
-    "contrast + ranking (paper)": ("frozen", {"beta": 0.0}),
-    "contrast + ranking (released)": ("frozen", {"beta": 0.0, **RELEASED}),
+    "contrast + ranking (paper)": ("frozen", NO_DISTILLATION),
+    "contrast + ranking (released)": ("frozen", {**NO_DISTILLATION, **RELEASED}),
     "contrast + ranking (paper) + distillation": ("frozen", {}),
-    "expression only": ("joint", {**CONTRAST, "contrast": 0.0}),
+    "expression only": ("joint", EXPRESSION),
     "expression + contrast": ("joint", CONTRAST),
     "expression + all": ("joint", {}),
 }

@@ -89,7 +89,7 @@ NO_NAMES = set(ODD) - {"['x']"}
 NO_MAPPING = set(ODD) - {"{}", "{'x': 1}"}
 # Names of numbers that may be 0, or less.
 MAY_BE_0 = re.compile(
-    r"alpha|beta|gamma|contrast|lambda_|lr$|gene_lr|weight_decay|warmup|dropout|seed|validation_size|noise"
+    r"alpha|lr$|gene_lr|weight_decay|warmup|dropout|seed|validation_size|noise"
     r"|min_tissue|buffer_um|level|fill|jitter|grayscale|momentum|start|end|step$|ema_|cache_limit|memory_limit"
     r"|negative_logit_scale|x0|y0|min_|time|tau"
 )

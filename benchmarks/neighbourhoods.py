@@ -28,7 +28,7 @@ from rankbygene.train import NH2STPlan
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, int]]] = {
     "query branch alone": (
         {"decode_from": "query"},
-        {"lambda_neighbour": 0.0},
+        {"weights": {"neighbour": 0.0}},
         {"n": 1, "patch_size": 1},
     ),
     "both branches": ({}, {}, {"n": 9}),

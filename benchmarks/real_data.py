@@ -30,8 +30,16 @@ IMAGE = {"backbone": "resnet18", "pretrained": False, "tile_um": 600.0, "tile_px
 EPOCHS = 25
 
 
+LIGHT = {"expression": 10.0, "contrast": 0.3, "ranking": 0.3, "distillation": 0.0}
+DEFAULTS = {"contrast": 1.0, "ranking": 5.0, "distillation": 1.0}
+
+
 def model(
-    head: str = "joint", views: int = 8, statistics: bool = False, **plan: Any
+    head: str = "joint",
+    views: int = 8,
+    statistics: bool = False,
+    weights: dict[str, float] | None = None,
+    **plan: Any,
 ) -> ModelMethod:
     """RankByGene trained on everything for a fixed number of epochs."""
     return ModelMethod(
@@ -42,9 +50,7 @@ def model(
             "views": views,
             **({"statistics": True} if statistics else {}),
         },
-        train_kwargs={
-            "plan_kwargs": {"gamma": 10.0, "contrast": 0.3, "alpha": 0.3, "beta": 0.0, **plan}
-        },
+        train_kwargs={"plan_kwargs": {"weights": {**LIGHT, **(weights or {})}, **plan}},
     )
 
 
@@ -74,16 +80,16 @@ METHODS: dict[str, Any] = {
     "NH2ST": ModelMethod("nh2st"),
 }
 ABLATIONS: dict[str, Any] = {
-    "expression only": model(contrast=0.0, alpha=0.0),
-    "all terms (defaults)": model(contrast=1.0, alpha=5.0, beta=1.0),
-    "defaults, no ranking": model(contrast=1.0, alpha=0.0, beta=1.0),
+    "expression only": model(weights={"contrast": 0.0, "ranking": 0.0}),
+    "all terms (defaults)": model(weights=DEFAULTS),
+    "defaults, no ranking": model(weights={**DEFAULTS, "ranking": 0.0}),
     "defaults, released ranking": model(
-        contrast=1.0, alpha=5.0, beta=1.0,
+        weights=DEFAULTS,
         ranking_variant="released", ranking_similarity="softmax", detach_gene=False,
     ),
-    "defaults, no distillation": model(contrast=1.0, alpha=5.0, beta=0.0),
-    "defaults, no gene contrast": model(contrast=0.0, alpha=5.0, beta=1.0),
-    "defaults, frozen head": model("frozen", contrast=1.0, alpha=5.0, beta=1.0),
+    "defaults, no distillation": model(weights={**DEFAULTS, "distillation": 0.0}),
+    "defaults, no gene contrast": model(weights={**DEFAULTS, "contrast": 0.0}),
+    "defaults, frozen head": model("frozen", weights=DEFAULTS),
     "student instead of teacher": model(ema_start=0.0, ema_end=0.0),
     "one view": model(views=1),
     "self-supervised start": warm,
@@ -170,7 +176,10 @@ def layers(seeds: list[int]) -> pd.DataFrame:
             backbone=settings["backbone"],
             pretrained=False,
             model_kwargs={"tile_um": 300.0, "tile_px": 64, "validation_size": 0.0},
-            train_kwargs={"plan_kwargs": {"gamma": 10.0}, "enable_progress_bar": False},
+            train_kwargs={
+                "plan_kwargs": {"weights": {"expression": 10.0}},
+                "enable_progress_bar": False,
+            },
         )
         (sdata,) = slides.values()
         table = sdata["table"].copy()
@@ -238,7 +247,7 @@ INTRODUCTION = """Written by `python benchmarks/real_data.py`; how to read the c
 All networks start from random weights, and every method sees the same tiles, genes and folds.
 
 `RankByGene` is the recommended recipe for training from random weights on few slides: a joint head
-(`gamma=10`), light contrast and ranking (`contrast=0.3`, `alpha=0.3`), no distillation, tiles as wide as the smoothing
+(`"expression": 10`), light contrast and ranking (`"contrast": 0.3`, `"ranking": 0.3`), no distillation, tiles as wide as the smoothing
 window, and the mean of the network's prediction with a ridge on colour and texture statistics
 (`statistics=True`). `network alone` is the same without the statistics. Tile width and the weights of the losses were compared on
 validation sections inside the training side of two of the folds (`benchmarks/recipe_search.py`, numbers in

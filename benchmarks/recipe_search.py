@@ -20,10 +20,10 @@ from typing import Any
 import rankbygene as rbg
 
 INNER = {"C2": (["C4", "C5"], "C3"), "C5": (["C2", "C3"], "C4")}
-OFF = {"contrast": 0.0, "alpha": 0.0, "beta": 0.0}
+OFF = {"weights": {"contrast": 0.0, "ranking": 0.0, "distillation": 0.0}}
 
 # Settings of the model and of training; what is not named is as in `BASE`, or the default.
-BASE: dict[str, Any] = {"gamma": 10.0, "contrast": 1.0, "alpha": 1.0, "beta": 1.0}
+BASE: dict[str, Any] = {"weights": {"ranking": 1.0}}
 RANKBYGENE: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"tile_um": 224}, {}, 30),
     ({"tile_um": 224}, OFF, 30),
@@ -31,14 +31,14 @@ RANKBYGENE: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"tile_um": 400}, {}, 30),
     ({"tile_um": 600}, {}, 30),
     ({"tile_um": 600}, OFF, 30),
-    ({"tile_um": 600}, {"contrast": 0.3, "alpha": 0.0, "beta": 0.0}, 30),
+    ({"tile_um": 600}, {"weights": {"contrast": 0.3, "ranking": 0.0, "distillation": 0.0}}, 30),
     ({"tile_um": 600}, {**OFF, "weight_decay": 0.5}, 30),
     ({"tile_um": 600, "tile_px": 96}, OFF, 30),
     ({"tile_um": 800}, OFF, 30),
 ]
-ALONE = {"lambda_neighbour": 0.0}
-NO_CONTRAST = {"lambda_query": 0.0, "lambda_neighbour": 0.0}
-LIGHT = {"lambda_query": 0.3, "lambda_neighbour": 0.15}
+ALONE = {"weights": {"neighbour": 0.0}}
+NO_CONTRAST = {"weights": {"query": 0.0, "neighbour": 0.0}}
+LIGHT = {"weights": {"query": 0.3, "neighbour": 0.15}}
 NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({}, {}, 25),
     ({"decode_from": "query"}, ALONE, 25),
@@ -76,7 +76,8 @@ def score(
     """Train on the inner training sections and score the validation section."""
     train, validation = INNER[fold]
     build, base, _ = METHODS[method]
-    plan = base | training
+    weights = base.get("weights", {}) | training.get("weights", {})
+    plan = base | training | {"weights": weights}
     batches = {name: plan.pop(name) for name in ("batch_size", "patch_size") if name in plan}
     begin = time.perf_counter()
     network = build(

@@ -27,11 +27,11 @@ def nh2st(plan: dict[str, Any] | None = None, **model: Any) -> ModelMethod:
 
 METHODS: dict[str, Any] = {"RankByGene": ModelMethod("rankbygene"), "NH2ST": nh2st()}
 PARTS: dict[str, Any] = {
-    "NH2ST, no neighbour branch": nh2st({"lambda_neighbour": 0.0}, decode_from="query"),
+    "NH2ST, no neighbour branch": nh2st({"weights": {"neighbour": 0.0}}, decode_from="query"),
     "NH2ST, decode from the query": nh2st(decode_from="query"),
     "NH2ST, contrast after attention": nh2st(contrast_on="post"),
     "NH2ST, tokens are vectors": nh2st(tokens="vector"),
-    "NH2ST, no contrast": nh2st({"lambda_query": 0.0, "lambda_neighbour": 0.0}),
+    "NH2ST, no contrast": nh2st({"weights": {"query": 0.0, "neighbour": 0.0}}),
 }
 
 

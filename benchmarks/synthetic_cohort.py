@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 BACKBONE, TILE_UM, TILE_PX, UM_PER_PX = "test_resnet", 128.0, 64, 2.0
-CONTRAST = {"alpha": 0.0, "beta": 0.0, "gamma": 0.0}
+CONTRAST = {"weights": {"ranking": 0.0, "distillation": 0.0, "expression": 0.0}}
 FEATURES = {
     "raw backbone": BagSetup(feature_key="X_raw"),
     "contrast only": BagSetup(feature_key="X_contrast"),

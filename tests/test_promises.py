@@ -196,7 +196,7 @@ def rows_of_the_search() -> Iterator[Row]:
     for label, model, plan in (
         ("defaults", {}, {}),
         (
-            'no neighbour branch (`decode_from="query"`, `lambda_neighbour=0`)',
+            'no neighbour branch (`decode_from="query"`, `weights={"neighbour": 0}`)',
             query,
             {"lambda_neighbour": 0.0},
         ),

@@ -43,6 +43,7 @@ from rankbygene._checks import (
     shown,
 )
 from rankbygene._docstrings import with_parameters
+from rankbygene._renamed import by_names_of_today
 from rankbygene.errors import InputTypeError, InputValueError
 
 P = ParamSpec("P")
@@ -65,10 +66,9 @@ std step_um target_sum tau temperature temperature_neighbour temperature_query t
 um_per_unit
 """
 _NOT_NEGATIVE = """
-alpha beta buffer_um cache_limit contrast gamma gene_lr jitter lambda_neighbour lambda_query lr memory_limit
-negative_logit_scale noise step weight_decay
+buffer_um cache_limit gene_lr jitter lr memory_limit negative_logit_scale noise step weight_decay
 """
-_SHARES = "ema_end ema_start end grayscale min_tissue momentum start warmup"
+_SHARES = "alpha ema_end ema_start end grayscale min_tissue momentum start warmup"
 _COUNTS = """
 batch_size chunk_size depth early_stopping_patience every genes k largest max_epochs max_slides max_spots
 max_tiles n patience px scale_factors shuffle_window side size smallest tile_px together workers
@@ -234,22 +234,23 @@ def check_settings(
     if value is None:
         return {}
     signature = inspect.signature(function)
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    if takes_more:
-        given = check_mapping(value, name, "{argument: value}")
-    else:
+    guarded = getattr(function, "__init__", function) if inspect.isclass(function) else function
+    today = by_names_of_today(guarded, check_mapping(value, name, "{argument: value}"), name)
+    given = today.given
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         known = [p for p in _names(signature) if p not in (*owned, "self")]
-        given = check_keywords(value, name, known)
+        given = check_keywords(given, name, known)
     for key in owned:
         if key in given:
             msg = f"{name} has the argument {key!r}, which is given elsewhere; leave it out here"
             raise InputTypeError(msg)
-    guarded = getattr(function, "__init__", function) if inspect.isclass(function) else function
     kinds: Mapping[str, _Kind] = getattr(guarded, "__kinds__", dict)()
-    return {
+    plain = {
         key: kinds[key].check(element, f"{name}[{key!r}]") if key in kinds else element
         for key, element in given.items()
     }
+    today.warn()
+    return plain
 
 
 def _guard(
@@ -268,13 +269,15 @@ def _guard(
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        today = by_names_of_today(function, kwargs)
         try:
-            bound = signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **today.given)
         except TypeError as error:
-            raise _misfit(function, signature, kwargs, error) from None
+            raise _misfit(function, signature, today.given, error) from None
         for name, kind in kinds().items():
             if name in bound.arguments:
                 bound.arguments[name] = kind.check(bound.arguments[name], name)
+        today.warn()
         return function(*bound.args, **bound.kwargs)
 
     guarded.__kinds__ = kinds  # type: ignore[attr-defined]

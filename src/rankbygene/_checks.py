@@ -186,6 +186,18 @@ def check_mapping(value: object, name: str, of: str = "{name: value}") -> dict[s
     return {str(key): element for key, element in value.items()}
 
 
+def check_weights(value: object, name: str, *, terms: Collection[str]) -> dict[str, float]:
+    """Return weights of named terms, each a number of at least 0."""
+    given = check_mapping(value, name, "{term: weight}")
+    for term in given:
+        if term not in terms:
+            msg = f"{name} has no term {term!r}; the terms are {', '.join(terms)}{nearest(term, terms)}"
+            raise InputKeyError(msg)
+    return {
+        term: check_real(weight, f"{name}[{term!r}]", at_least=0) for term, weight in given.items()
+    }
+
+
 def check_keywords(
     value: object, name: str, allowed: Callable[..., Any] | Iterable[str]
 ) -> dict[str, Any]:

@@ -147,10 +147,10 @@ def test_it_is_evaluated_beside_baselines(nh2st: Any, make_slides: Any) -> None:
 @pytest.mark.parametrize(
     ("network", "plan"),
     [
-        (rbg.module.NH2ST_RELEASED, rbg.train.NH2ST_RELEASED),
+        (rbg.module.NH2ST_RELEASED_MODULE, rbg.train.NH2ST_RELEASED_PLAN),
         ({"contrast_on": "post", "tokens": "map"}, {}),
         ({"contrast_on": "post", "tokens": "vector", "activation": "relu"}, {"symmetric": True}),
-        ({"decode_from": "query"}, {"lambda_neighbour": 0.0}),
+        ({"decode_from": "query"}, {"weights": {"neighbour": 0.0}}),
     ],
     ids=["released", "post-map", "post-vector", "query alone"],
 )
@@ -167,7 +167,7 @@ def test_every_variant_trains_and_is_kept(
     }
     model = fit_tiny(slides, method="nh2st", model_kwargs=SMALL | network, train_kwargs=train)
     assert np.isfinite(model.history["train_loss"].to_numpy(float)).all()
-    assert ("train_neighbour" in model.history) is (plan.get("lambda_neighbour") != 0)
+    assert ("train_neighbour" in model.history) is (plan.get("weights", {}).get("neighbour") != 0)
     model.save(tmp_path / "m")
     loaded = rbg.model.NH2ST.load(tmp_path / "m")
     expected, found = (m.get_normalized_expression(slides[0]) for m in (model, loaded))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rankbygene.module import NH2ST_RELEASED, Encoded, NH2STModule, SimCLRModule
+from rankbygene.module import NH2ST_RELEASED_MODULE, Encoded, NH2STModule, SimCLRModule
 from rankbygene.nn import CrossAttention, build_backbone
 from rankbygene.nn.losses import info_nce
 
@@ -50,7 +50,7 @@ VARIANTS = {
     "vector": {"contrast_on": "post", "tokens": "vector"},
     "query": {"decode_from": "query"},
     "relu": {"activation": "relu"},
-    "released": NH2ST_RELEASED,
+    "released": NH2ST_RELEASED_MODULE,
 }
 
 
@@ -78,7 +78,7 @@ def test_the_released_sizes() -> None:
         n_features=spec.n_features,
         n_genes=250,
         map_shape=(49, 512),
-        **NH2ST_RELEASED,
+        **NH2ST_RELEASED_MODULE,
     )
     millions = {
         name: sum(p.numel() for p in part.parameters()) / 1e6

@@ -265,7 +265,7 @@ def test_a_part_that_no_loss_reaches_and_early_stopping_do_not_hold_processes_up
         "early_stopping": True,
         "early_stopping_patience": 1,
         "monitor": "validation_distillation",
-        "plan_kwargs": {"gamma": 0.0, "contrast": 0.0, "lr": 0.1},
+        "plan_kwargs": {"weights": {"expression": 0.0, "contrast": 0.0}, "lr": 0.1},
     }
     one, many = (fitted(rbg.model.RankByGene, slides, **settings, **how) for how in ({}, MANY))
     assert len(one.history["train_loss"]) == len(many.history["train_loss"])

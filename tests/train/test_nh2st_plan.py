@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from rankbygene.module import Encoded, NH2STModule
-from rankbygene.train import NH2ST_RELEASED, NH2STPlan
+from rankbygene.train import NH2ST_RELEASED_PLAN, NH2STPlan
 
 N_GENES = 4
-TERMS = {"query": "lambda_query", "neighbour": "lambda_neighbour", "expression": "gamma"}
+TERMS = ("query", "neighbour", "expression")
 # Two patches of four tiles; three spots in each, one neighbour missing.
 NEIGHBOURS = torch.tensor([[0, 1, 2], [1, 0, 3], [2, 3, 0], [4, 5, -1], [5, 4, 6], [6, 7, 5]])
 
@@ -58,8 +58,8 @@ def fit(plan: NH2STPlan) -> pl.Trainer:
 
 @pytest.mark.parametrize("only", TERMS)
 def test_a_term_without_weight_is_not_computed(only: str) -> None:
-    weights = {argument: float(name == only) for name, argument in TERMS.items()}
-    metrics = fit(NH2STPlan(make_module(), **weights)).callback_metrics  # type: ignore[arg-type]
+    weights = {name: float(name == only) for name in TERMS}
+    metrics = fit(NH2STPlan(make_module(), weights=weights)).callback_metrics
     logged = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", only)}
     if only == "expression":
         logged.add("validation_pearson")
@@ -67,7 +67,7 @@ def test_a_term_without_weight_is_not_computed(only: str) -> None:
 
 
 def test_the_loss_is_the_weighted_sum() -> None:
-    plan = NH2STPlan(make_module(), lambda_query=2, lambda_neighbour=3, gamma=0.5)
+    plan = NH2STPlan(make_module(), weights={"query": 2, "neighbour": 3, "expression": 0.5})
     metrics = fit(plan).callback_metrics
     for part in ("train", "validation"):
         total = sum(plan.weights[name] * float(metrics[f"{part}_{name}"]) for name in TERMS)
@@ -75,7 +75,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
 
 
 def test_only_the_spots_are_scored_not_the_tiles_around_them() -> None:
-    plan = NH2STPlan(make_module(decode_from="query"), lambda_query=0, lambda_neighbour=0)
+    plan = NH2STPlan(make_module(decode_from="query"), weights={"query": 0, "neighbour": 0})
     plan.color = False
     (batch,) = make_batches(1)
     before = plan.losses(batch, torch.Generator().manual_seed(0))["expression"]
@@ -118,7 +118,7 @@ def test_released_settings_train() -> None:
             share_cross_attention=True,
             standardize=False,
         ),
-        **NH2ST_RELEASED,
+        **NH2ST_RELEASED_PLAN,
     )
     plan.module.set_expression_stats(torch.full((N_GENES,), 7.0), torch.full((N_GENES,), 2.0))
     assert torch.equal(plan.module.expression_std, torch.ones(N_GENES))

@@ -15,7 +15,7 @@ from rankbygene.module import RankByGeneModule
 from rankbygene.train import RELEASED, RankByGenePlan, momentum_schedule
 
 N_GENES = 4
-TERMS = {"contrast": "contrast", "ranking": "alpha", "distillation": "beta", "expression": "gamma"}
+TERMS = ("contrast", "ranking", "distillation", "expression")
 
 
 def make_module(head: Literal["joint", "frozen"] = "joint") -> RankByGeneModule:
@@ -64,8 +64,8 @@ def fit(plan: RankByGenePlan, n_batches: int = 4, **kwargs: Any) -> pl.Trainer:
 
 @pytest.mark.parametrize("only", TERMS)
 def test_a_term_without_weight_is_not_computed(only: str) -> None:
-    weights = {argument: float(name == only) for name, argument in TERMS.items()}
-    metrics = fit(RankByGenePlan(make_module(), **weights), max_epochs=1).callback_metrics  # type: ignore[arg-type]
+    weights = {name: float(name == only) for name in TERMS}
+    metrics = fit(RankByGenePlan(make_module(), weights=weights), max_epochs=1).callback_metrics
     logged = {f"{part}_{name}" for part in ("train", "validation") for name in ("loss", only)}
     if only == "expression":
         logged.add("validation_pearson")
@@ -74,7 +74,10 @@ def test_a_term_without_weight_is_not_computed(only: str) -> None:
 
 
 def test_the_loss_is_the_weighted_sum() -> None:
-    plan = RankByGenePlan(make_module(), contrast=2, alpha=3, beta=0.5, gamma=7)
+    plan = RankByGenePlan(
+        make_module(),
+        weights={"contrast": 2, "ranking": 3, "distillation": 0.5, "expression": 7},
+    )
     metrics = fit(plan, max_epochs=1).callback_metrics
     for part in ("train", "validation"):
         total = sum(plan.weights[name] * float(metrics[f"{part}_{name}"]) for name in TERMS)
@@ -150,7 +153,12 @@ def test_means_over_uneven_batches_count_spots() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "smallest"),
-    [({}, 3), ({"n_shifts": 6}, 7), ({"n_shifts": None}, 3), ({"alpha": 0, "n_shifts": 6}, 2)],
+    [
+        ({}, 3),
+        ({"n_shifts": 6}, 7),
+        ({"n_shifts": None}, 3),
+        ({"weights": {"ranking": 0}, "n_shifts": 6}, 2),
+    ],
 )
 def test_batches_in_which_nothing_can_be_compared_are_refused(
     settings: dict[str, Any], smallest: int
@@ -217,7 +225,7 @@ def test_an_epoch_is_judged_with_the_teacher_that_it_made() -> None:
 
 
 def test_a_batch_without_measured_genes_costs_nothing() -> None:
-    plan = RankByGenePlan(make_module(), contrast=0, alpha=0, beta=0)
+    plan = RankByGenePlan(make_module(), weights={"contrast": 0, "ranking": 0, "distillation": 0})
     (batch,) = make_batches(1)
     batch["measured"][:] = False
     terms = plan.losses(batch, torch.Generator().manual_seed(0))
@@ -246,10 +254,10 @@ def test_what_was_not_measured_enters_nowhere_not_even_as_nan() -> None:
     assert all(bool(value.isfinite().all()) for value in found[0])
 
 
-def test_gamma_is_ignored_with_a_frozen_head() -> None:
+def test_the_weight_of_expression_is_ignored_with_a_frozen_head() -> None:
     states = []
-    for gamma in (0.0, 100.0):
-        plan = RankByGenePlan(make_module("frozen"), gamma=gamma)
+    for weight in (0.0, 100.0):
+        plan = RankByGenePlan(make_module("frozen"), weights={"expression": weight})
         before = copy.deepcopy(plan.module.teacher.predictor.state_dict())
         metrics = fit(plan).callback_metrics
         assert not {"train_expression", "validation_pearson"} & set(metrics)

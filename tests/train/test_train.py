@@ -222,7 +222,11 @@ def test_validation_repeats_and_leaves_torch_alone() -> None:
 
 @pytest.mark.parametrize("detach", [True, False])
 def test_genes_lead_where_they_are_detached(detach: bool) -> None:
-    plan = RankByGenePlan(make_module(), contrast=0, beta=0, gamma=0, detach_gene=detach)
+    plan = RankByGenePlan(
+        make_module(),
+        weights={"contrast": 0, "distillation": 0, "expression": 0},
+        detach_gene=detach,
+    )
     terms = plan.losses(make_batches(1)[0], torch.Generator().manual_seed(0))
     assert list(terms) == ["ranking"]
     terms["ranking"].backward()
@@ -330,7 +334,7 @@ def test_a_broken_loss_is_named_with_its_step() -> None:
     batches[3]["expression"][0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"step 4: .*expression"):
         run(
-            RankByGenePlan(make_module(), contrast=0, alpha=0, beta=0),
+            RankByGenePlan(make_module(), weights={"contrast": 0, "ranking": 0, "distillation": 0}),
             batches,
             callbacks=[FiniteLoss()],
         )

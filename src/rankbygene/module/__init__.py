@@ -10,7 +10,7 @@ from rankbygene.methods._registry import public_names
 if TYPE_CHECKING:
     from rankbygene.base.slides._module import SlideModule as SlideModule
     from rankbygene.base.spots._module import SpotModule as SpotModule
-    from rankbygene.methods.nh2st._module import NH2ST_RELEASED as NH2ST_RELEASED
+    from rankbygene.methods.nh2st._module import NH2ST_RELEASED_MODULE as NH2ST_RELEASED_MODULE
     from rankbygene.methods.nh2st._module import Encoded as Encoded
     from rankbygene.methods.nh2st._module import NH2STModule as NH2STModule
     from rankbygene.methods.nh2st._module import NH2STOutput as NH2STOutput
@@ -26,7 +26,7 @@ _WHERE = {
     "SpotModule": "rankbygene.base.spots._module",
     "Encoded": "rankbygene.methods.nh2st._module",
     "NH2STOutput": "rankbygene.methods.nh2st._module",
-    "NH2ST_RELEASED": "rankbygene.methods.nh2st._module",
+    "NH2ST_RELEASED_MODULE": "rankbygene.methods.nh2st._module",
     "ImageBranch": "rankbygene.methods.rankbygene._module",
     "load_released_checkpoint": "rankbygene.methods.rankbygene._released",
     "SimCLRModule": "rankbygene.methods.simclr._module",
@@ -36,4 +36,4 @@ _WHERE |= public_names("module")
 
 __all__ = sorted(_WHERE)
 
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, _WHERE, before={"NH2ST_RELEASED": "NH2ST_RELEASED_MODULE"})

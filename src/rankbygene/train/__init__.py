@@ -10,7 +10,7 @@ from rankbygene.methods._registry import public_names
 if TYPE_CHECKING:
     from rankbygene.base.slides._plan import SlidePlan as SlidePlan
     from rankbygene.base.spots._plan import SpotPlan as SpotPlan
-    from rankbygene.methods.nh2st._plan import NH2ST_RELEASED as NH2ST_RELEASED
+    from rankbygene.methods.nh2st._plan import NH2ST_RELEASED_PLAN as NH2ST_RELEASED_PLAN
     from rankbygene.methods.nh2st._plan import NH2STPlan as NH2STPlan
     from rankbygene.methods.rankbygene._head import fit_head as fit_head
     from rankbygene.methods.rankbygene._plan import RELEASED as RELEASED
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "SlidePlan": "rankbygene.base.slides._plan",
     "SpotPlan": "rankbygene.base.spots._plan",
-    "NH2ST_RELEASED": "rankbygene.methods.nh2st._plan",
+    "NH2ST_RELEASED_PLAN": "rankbygene.methods.nh2st._plan",
     "fit_head": "rankbygene.methods.rankbygene._head",
     "RELEASED": "rankbygene.methods.rankbygene._plan",
     "SimCLRPlan": "rankbygene.methods.simclr._plan",
@@ -64,4 +64,4 @@ _WHERE |= public_names("plan")
 
 __all__ = sorted(_WHERE)
 
-__getattr__, __dir__ = lazily(__name__, _WHERE)
+__getattr__, __dir__ = lazily(__name__, _WHERE, before={"NH2ST_RELEASED": "NH2ST_RELEASED_PLAN"})

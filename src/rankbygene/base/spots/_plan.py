@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_weights
 from rankbygene.base.spots._module import SpotModule
 from rankbygene.errors import InputValueError
 from rankbygene.train._batch_plan import Batch, BatchPlan
@@ -25,12 +26,18 @@ class SpotPlan(BatchPlan):
 
     Subclasses say what the losses are and how spots are predicted.
 
+    Attributes
+    ----------
+    default_weights
+        The terms of the loss, by the names under which they are logged, and their weights; that of
+        predicted expression is called ``"expression"``.
+
     Parameters
     ----------
     module
         The networks.
     weights
-        Weight of each loss; that of expression is called ``"expression"``.
+        Weights of terms, over ``default_weights`` entry by entry.
     lr, weight_decay
         Of AdamW.
     warmup
@@ -42,12 +49,14 @@ class SpotPlan(BatchPlan):
         Of every random choice.
     """
 
-    @checked
+    default_weights: ClassVar[Mapping[str, float]]
+
+    @checked(weights=None)
     def __init__(
         self,
         module: SpotModule,
         *,
-        weights: Mapping[str, float],
+        weights: Mapping[str, float] | None,
         lr: float,
         weight_decay: float,
         warmup: float | None,
@@ -56,7 +65,11 @@ class SpotPlan(BatchPlan):
     ) -> None:
         super().__init__(module, chunk_size=chunk_size, seed=seed)
         self.module: SpotModule
-        self.weights = dict(weights)
+        own = check_weights(weights or {}, "weights", terms=self.default_weights)
+        self.weights = {**self.default_weights, **own}
+        if not any(self.weights.values()):
+            msg = f"the weights are {self.weights}, so that nothing would be learned; give a term a weight"
+            raise InputValueError(msg)
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
         self.running_pearson = RunningPearson()
 

@@ -18,7 +18,7 @@ from rankbygene.nn import (
     similarity_hypergraph,
 )
 
-__all__ = ["NH2ST_RELEASED", "Encoded", "NH2STModule", "NH2STOutput"]
+__all__ = ["NH2ST_RELEASED_MODULE", "Encoded", "NH2STModule", "NH2STOutput"]
 
 Pooling = Literal["mean", "flatten"]
 Tokens = Literal["vector", "map"]
@@ -28,7 +28,7 @@ Activation = Literal["relu"]
 
 
 # What the authors' networks do, where it departs from the defaults below.
-NH2ST_RELEASED: dict[str, Any] = {
+NH2ST_RELEASED_MODULE: dict[str, Any] = {
     "contrast_on": "post",
     "decode_from": "query",
     "tokens": "vector",
@@ -126,7 +126,7 @@ class NH2STModule(SpotModule):
 
     References
     ----------
-    :cite:p:`qu2025nh2st`. ``rankbygene.module.NH2ST_RELEASED`` holds the choices of the released code.
+    :cite:p:`qu2025nh2st`. ``rankbygene.module.NH2ST_RELEASED_MODULE`` holds the choices of the released code.
     """
 
     @checked

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_weights
+from rankbygene._renamed import renamed
 from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.methods.nh2st._module import Encoded, NH2STModule
 from rankbygene.nn.losses import info_nce
@@ -16,11 +18,11 @@ from rankbygene.train._batch_plan import Batch, WholeBatch
 from rankbygene.train._grad_cache import Tiles
 from rankbygene.train._views import random_kept_view, strong_view
 
-__all__ = ["NH2ST_RELEASED", "NH2STPlan"]
+__all__ = ["NH2ST_RELEASED_PLAN", "NH2STPlan"]
 
 # What the authors' training script does, where it departs from the defaults below.
-NH2ST_RELEASED: dict[str, Any] = {
-    "gamma": 1.0,
+NH2ST_RELEASED_PLAN: dict[str, Any] = {
+    "weights": {"expression": 1.0},
     "negative_logit_scale": 0.1,
     "color": False,
     "lr": 5e-4,
@@ -33,8 +35,8 @@ class NH2STPlan(SpotPlan):
     r"""Training of :class:`~rankbygene.module.NH2STModule`.
 
     .. math::
-        L = \lambda_s L_\mathrm{query} + \lambda_n L_\mathrm{neighbour}
-        + \gamma L_\mathrm{expression}
+        L = w_\mathrm{query} L_\mathrm{query} + w_\mathrm{neighbour} L_\mathrm{neighbour}
+        + w_\mathrm{expression} L_\mathrm{expression}
 
     All tiles of a patch, and so of a neighbourhood, are turned and coloured alike.
 
@@ -42,10 +44,10 @@ class NH2STPlan(SpotPlan):
     ----------
     module
         The networks.
-    lambda_query, lambda_neighbour
-        Weights of the contrast of spots and of neighbourhoods.
-    gamma
-        Weight of the mean squared error of standardised genes.
+    weights
+        :math:`w`, over the defaults ``{"query": 1, "neighbour": 0.5, "expression": 10}`` entry by entry:
+        contrast of spots, contrast of neighbourhoods, and the mean squared error of standardised genes.
+        A term of weight 0 is not computed.
     temperature_query, temperature_neighbour, symmetric, negative_logit_scale
         Of the contrasts, see :func:`~rankbygene.nn.losses.info_nce`. Images are the queries.
     color
@@ -64,19 +66,28 @@ class NH2STPlan(SpotPlan):
     References
     ----------
     :cite:p:`qu2025nh2st`. The hyper-parameters of the released code are in
-    ``rankbygene.train.NH2ST_RELEASED``.
+    ``rankbygene.train.NH2ST_RELEASED_PLAN``.
     """
 
     module: NH2STModule
 
-    @checked
+    default_weights: ClassVar[Mapping[str, float]] = {
+        "query": 1.0,
+        "neighbour": 0.5,
+        "expression": 10.0,
+    }
+
+    @checked(weights=partial(check_weights, terms=default_weights))
+    @renamed(
+        lambda_query=("weights", "query"),
+        lambda_neighbour=("weights", "neighbour"),
+        gamma=("weights", "expression"),
+    )
     def __init__(
         self,
         module: NH2STModule,
         *,
-        lambda_query: float = 1.0,
-        lambda_neighbour: float = 0.5,
-        gamma: float = 10.0,
+        weights: Mapping[str, float] | None = None,
         temperature_query: float = 0.05,
         temperature_neighbour: float = 0.05,
         symmetric: bool = False,
@@ -90,7 +101,7 @@ class NH2STPlan(SpotPlan):
     ) -> None:
         super().__init__(
             module,
-            weights={"query": lambda_query, "neighbour": lambda_neighbour, "expression": gamma},
+            weights=weights,
             lr=lr,
             weight_decay=weight_decay,
             warmup=warmup,

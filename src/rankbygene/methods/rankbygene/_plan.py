@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene._checks import check_weights
+from rankbygene._renamed import renamed
 from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.errors import InputValueError
 from rankbygene.methods.rankbygene._module import Network, RankByGeneModule, split_widths
@@ -38,7 +41,7 @@ TRIPLET = 3
 
 # What the authors' training script does, where it departs from the defaults below.
 RELEASED: dict[str, Any] = {
-    "gamma": 0.0,
+    "weights": {"expression": 0.0},
     "ranking_variant": "released",
     "ranking_similarity": "softmax",
     "detach_gene": False,
@@ -57,17 +60,18 @@ class RankByGenePlan(SpotPlan):
     r"""Training of :class:`~rankbygene.module.RankByGeneModule`.
 
     .. math::
-        L = L_\mathrm{contrast} + \alpha L_\mathrm{rank} + \beta L_\mathrm{distill}
-        + \gamma L_\mathrm{expression}
+        L = w_\mathrm{contrast} L_\mathrm{contrast} + w_\mathrm{ranking} L_\mathrm{ranking}
+        + w_\mathrm{distillation} L_\mathrm{distillation} + w_\mathrm{expression} L_\mathrm{expression}
 
     Parameters
     ----------
     module
         The networks.
-    contrast, alpha, beta
-        Weights of gene-image contrast, ranking consistency and distillation.
-    gamma
-        Weight of the mean squared error of standardised genes; used with ``head="joint"``.
+    weights
+        :math:`w`, over the defaults ``{"contrast": 1, "ranking": 5, "distillation": 1, "expression":
+        10}`` entry by entry: contrast of genes and images, ranking consistency, distillation, and the mean
+        squared error of standardised genes, which counts with ``head="joint"`` alone. A term of
+        weight 0 is not computed.
     temperature, symmetric
         Of both contrasts, see :func:`~rankbygene.nn.losses.info_nce`; ``symmetric`` applies to
         the contrast of genes and images.
@@ -104,15 +108,25 @@ class RankByGenePlan(SpotPlan):
     hyper-parameters of the released code are in ``rankbygene.train.RELEASED``.
     """
 
-    @checked
+    default_weights: ClassVar[Mapping[str, float]] = {
+        "contrast": 1.0,
+        "ranking": 5.0,
+        "distillation": 1.0,
+        "expression": 10.0,
+    }
+
+    @checked(weights=partial(check_weights, terms=default_weights))
+    @renamed(
+        contrast=("weights", "contrast"),
+        alpha=("weights", "ranking"),
+        beta=("weights", "distillation"),
+        gamma=("weights", "expression"),
+    )
     def __init__(
         self,
         module: RankByGeneModule,
         *,
-        contrast: float = 1.0,
-        alpha: float = 5.0,
-        beta: float = 1.0,
-        gamma: float = 10.0,
+        weights: Mapping[str, float] | None = None,
         temperature: float = 0.1,
         symmetric: bool = False,
         ranking_variant: RankingVariant = "paper",
@@ -134,12 +148,7 @@ class RankByGenePlan(SpotPlan):
     ) -> None:
         super().__init__(
             module,
-            weights={
-                "contrast": contrast,
-                "ranking": alpha,
-                "distillation": beta,
-                "expression": gamma if module.head == "joint" else 0.0,
-            },
+            weights={**(weights or {}), **({} if module.head == "joint" else {"expression": 0.0})},
             lr=lr,
             weight_decay=weight_decay,
             warmup=warmup,

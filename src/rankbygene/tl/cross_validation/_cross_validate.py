@@ -265,7 +265,7 @@ def cross_validate(
     if not judged:
         msg = "no method given; pass at least one, such as method='rankbygene'"
         raise InputValueError(msg)
-    check_shared(shared_model, shared_train)
+    shared_model, shared_train = check_shared(shared_model, shared_train)
     methods = {name: as_method(value, shared_model, shared_train) for name, value in judged.items()}
     for name in baselines:
         if name not in methods:

@@ -90,7 +90,7 @@ class ModelMethod:
 
     Examples
     --------
-    >>> ModelMethod("rankbygene", train_kwargs={"plan_kwargs": {"alpha": 0.0}})
+    >>> ModelMethod("rankbygene", train_kwargs={"plan_kwargs": {"weights": {"ranking": 0.0}}})
     ModelMethod(method='rankbygene', ...)
     """
 
@@ -122,12 +122,11 @@ class ModelMethod:
     @checked
     def over(self, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> ModelMethod:
         """Fill in settings that this one leaves open."""
-        return ModelMethod(
-            self.method,
-            {**model_kwargs, **self.model_kwargs},
-            _merge(train_kwargs, self.train_kwargs),
-            self.predict,
-            self.n_neighbors,
+        shared = ModelMethod(self.method, model_kwargs, train_kwargs)  # by the names of today
+        return replace(
+            self,
+            model_kwargs={**shared.model_kwargs, **self.model_kwargs},
+            train_kwargs=_merge(shared.train_kwargs, self.train_kwargs),
         )
 
     def _fit(self, train: TrainingData) -> SpotModel:
@@ -150,11 +149,11 @@ class ModelMethod:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Join settings; nested ones, such as ``plan_kwargs``, entry by entry."""
+    """Join settings; nested ones, such as ``plan_kwargs`` and its ``weights``, entry by entry."""
     merged = {**base, **over}
     for name in set(base) & set(over):
         if isinstance(base[name], Mapping) and isinstance(over[name], Mapping):
-            merged[name] = {**base[name], **over[name]}
+            merged[name] = _merge(base[name], over[name])
     return merged
 
 
@@ -268,13 +267,14 @@ def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[s
     shared = {**train_kwargs, "plan_kwargs": rates}
     own = {"validation_size", "split_by", "validation_slides"}
     model_kwargs = {key: value for key, value in model_kwargs.items() if key in own}
-    off = {"alpha": 0.0, "beta": 0.0}
+    off = {"ranking": 0.0, "distillation": 0.0}
     if name == "supervised":
         # Mean squared error alone, and no average of weights: momentum 0 makes teacher and student one.
-        plain = {**off, "contrast": 0.0, "gamma": 1.0, "ema_start": 0.0, "ema_end": 0.0}
+        error = {**off, "contrast": 0.0, "expression": 1.0}
+        plain = {"weights": error, "ema_start": 0.0, "ema_end": 0.0}
         return ModelMethod(train_kwargs={"plan_kwargs": plain}).over(model_kwargs, shared)
     if name == "retrieval":
-        contrast = {**off, "contrast": 1.0, "gamma": 0.0, "symmetric": True}
+        contrast = {"weights": {**off, "contrast": 1.0, "expression": 0.0}, "symmetric": True}
         return ModelMethod(train_kwargs={"plan_kwargs": contrast}, predict="retrieval").over(
             model_kwargs, shared
         )
@@ -303,8 +303,14 @@ def encoders_of(
         yield image.backbone, image.weights
 
 
-def check_shared(model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> None:
+def check_shared(
+    model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check settings that trained methods share, also where none of the methods is trained.
+
+    Returns
+    -------
+    Both, as plain values by the names of today.
 
     Raises
     ------
@@ -312,15 +318,13 @@ def check_shared(model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any
         No model takes them.
     """
     refused: list[RankByGeneError] = []
-    methods = names()
-    for cls in map(class_of, methods):
+    for cls in map(class_of, names()):
         try:
-            check_settings(cls, model_kwargs, "model_kwargs", owned=_OWNED)
-            check_train_kwargs(cls, train_kwargs)
+            plain = check_settings(cls, model_kwargs, "model_kwargs", owned=_OWNED)
+            return plain, check_train_kwargs(cls, train_kwargs)
         except RankByGeneError as error:
             refused.append(error)
-    if len(refused) == len(methods):
-        raise refused[0]
+    raise refused[0]
 
 
 def as_method(
