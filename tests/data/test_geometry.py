@@ -11,7 +11,7 @@ from spatialdata import SpatialData
 from spatialdata.transformations import Identity
 
 from rankbygene.data import SpatialSetup, SpotFrame, frame_from_shapes, plan_tiles, resolve
-from rankbygene.data.slides._geometry import apply_affine, similarity_scale
+from rankbygene.data.slides._affine import apply_affine, similarity_scale
 from rankbygene.errors import InputValueError
 
 

@@ -14,7 +14,8 @@ from spatialdata.transformations import Identity, set_transformation
 from rankbygene.base._setup import recall_setup
 from rankbygene.base.spots._slide import tissue_frame
 from rankbygene.data import SpatialSetup, frame_from_shapes, plan_tiles, resolve
-from rankbygene.data.slides._scale import check_pixel_size, check_um_per_px, hexagon_pitch
+from rankbygene.data.slides._pixel_size import check_pixel_size, check_um_per_px
+from rankbygene.data.slides._scale import hexagon_pitch
 from rankbygene.errors import InputValueError
 from rankbygene.model import RankByGene
 from rankbygene.pp import tile_tissue

@@ -16,9 +16,11 @@ from rankbygene.data.expression._neighbors import (
     smoothing_operator,
     spot_spacing,
 )
+from rankbygene.data.slides._frame import SpatialSetup, SpotFrame
 from rankbygene.data.slides._geometry import TilePlan, plan_tiles
 from rankbygene.data.slides._images import level_array, level_to_system, n_levels
-from rankbygene.data.slides._samples import SpatialSetup, SpotFrame, frame_from_shapes, resolve
+from rankbygene.data.slides._samples import resolve
+from rankbygene.data.slides._shapes import frame_from_shapes
 from rankbygene.data.slides._slides import resolve_slides
 from rankbygene.data.splits._folds import patient_folds
 from rankbygene.data.splits._split import SpotSplit, split_spots

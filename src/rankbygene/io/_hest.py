@@ -13,7 +13,7 @@ import numpy as np
 
 from rankbygene._arguments import checked
 from rankbygene._reading import reading
-from rankbygene.data.slides._scale import check_um_per_px
+from rankbygene.data.slides._pixel_size import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 from rankbygene.io._hdf5 import open_h5

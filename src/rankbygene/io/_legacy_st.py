@@ -18,7 +18,7 @@ from rankbygene._arguments import checked
 from rankbygene._names import number_text, require_names
 from rankbygene._reading import reading, regular_file
 from rankbygene.data.slides._images import over_white
-from rankbygene.data.slides._scale import check_um_per_px
+from rankbygene.data.slides._pixel_size import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import assemble
 from rankbygene.io._tiff import ORIENTATION

@@ -15,12 +15,12 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 from spatialdata.transformations import Identity, get_transformation
 
+from rankbygene.data.slides._affine import apply_affine, similarity_scale
 from rankbygene.data.slides._annotation import join, read_annotation, region_rows
-from rankbygene.data.slides._geometry import apply_affine, similarity_scale
 from rankbygene.data.slides._images import level_shape
+from rankbygene.data.slides._pixel_size import check_um_per_px
 from rankbygene.data.slides._regions import check_region, region_centers
 from rankbygene.data.slides._registration import register, systems_of
-from rankbygene.data.slides._scale import check_um_per_px
 from rankbygene.errors import InputKeyError, InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 

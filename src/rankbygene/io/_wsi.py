@@ -17,7 +17,7 @@ from xarray import DataArray, Dataset, DataTree
 from rankbygene._arguments import checked
 from rankbygene._reading import reading, regular_file
 from rankbygene.data.slides._images import check_rgb_uint8
-from rankbygene.data.slides._scale import check_pixel_size, check_um_per_px
+from rankbygene.data.slides._pixel_size import check_pixel_size, check_um_per_px
 from rankbygene.errors import InputValueError
 from rankbygene.io._assemble import element_name, pixel_systems
 from rankbygene.io._legacy_st import read_image

@@ -17,7 +17,7 @@ from spatialdata.transformations import Identity, get_transformation
 from rankbygene._arguments import checked
 from rankbygene._checks import check_sdata
 from rankbygene.data import frame_from_shapes
-from rankbygene.data.slides._geometry import similarity_scale
+from rankbygene.data.slides._affine import similarity_scale
 from rankbygene.data.slides._images import finest_level, level_shape, level_to_system
 from rankbygene.data.slides._known_scale import known_um_per_px
 from rankbygene.data.slides._registration import only_image, systems_of

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rankbygene._arguments import checked_fields
 from rankbygene._checks import check_mapping, check_string
+from rankbygene.data.slides._pixel_size import check_um_per_px
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 def _check_scale(value: object, name: str) -> object:
     """Judge what is said of the scale as every scale is judged: of all regions, or of each."""
-    from rankbygene.data.slides._scale import check_um_per_px
-
     if isinstance(value, Mapping):
         return {
             region: check_um_per_px(one, f"{name}[{region!r}]")

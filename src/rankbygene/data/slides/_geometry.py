@@ -1,4 +1,4 @@
-"""Where tiles lie: affine maps, the pyramid level to read, windows in its pixels."""
+"""Where tiles lie: the pyramid level to read, windows in its pixels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene._arguments import checked
+from rankbygene.data.slides._affine import MAX_ANISOTROPY, apply_affine, stretches
 from rankbygene.data.slides._images import level_shape, level_to_system, n_levels
 from rankbygene.errors import InputValueError
 
@@ -18,45 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("rankbygene")
 
-# Tiles are square both in pixels and in tissue, so the two axes must share one scale.
-MAX_ANISOTROPY = 1.01
 # A centre on the image's edge may leave it by rounding in the inverse of the transformation.
 _EDGE_PX = 1e-6
-
-
-def similarity_scale(matrix: NDArray[np.float64]) -> float:
-    """Return the one scale factor of a 3x3 affine map that rotates, flips, shifts and scales.
-
-    Raises
-    ------
-    InputValueError
-        The map is singular, shears, or scales its axes by factors more than 1 % apart.
-    """
-    large, small = _stretches(matrix)
-    if not np.isfinite(large) or small <= large * 1e-9:
-        msg = f"the transformation is singular or not finite:\n{matrix}\nSet an invertible one."
-        raise InputValueError(msg)
-    if large > small * MAX_ANISOTROPY:
-        msg = (
-            f"the transformation stretches one axis {large / small:.3g} times as much as the other "
-            f"(at most {MAX_ANISOTROPY} is allowed, tiles are square):\n{matrix}\n"
-            "Resample the image to square pixels, or correct the transformation."
-        )
-        raise InputValueError(msg)
-    return float(np.sqrt(large * small))
-
-
-def apply_affine(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map points, ``[n, 2]``, by a 3x3 affine matrix."""
-    moved: NDArray[np.float64] = points @ matrix[:2, :2].T + matrix[:2, 2]
-    return moved
-
-
-def _stretches(matrix: NDArray[np.float64]) -> tuple[float, float]:
-    if not np.isfinite(matrix).all():
-        return np.nan, np.nan
-    large, small = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    return float(large), float(small)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +105,7 @@ def _choose_level(frame: SpotFrame, *, tile_um: float, tile_px: int) -> tuple[in
     image = frame.sdata.images[frame.image_key]
     chosen, chosen_um = 0, np.nan
     for level in range(n_levels(image)):
-        large, small = _stretches(level_to_system(image, level, frame.coordinate_system))
+        large, small = stretches(level_to_system(image, level, frame.coordinate_system))
         # Halving odd sizes stretches the smallest levels unevenly; those are not worth reading.
         if level > 0 and large > small * MAX_ANISOTROPY:
             break

@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 
 from spatialdata import SpatialData
 
+from rankbygene.data.slides._affine import MAX_ANISOTROPY, similarity_scale
 from rankbygene.data.slides._frame import SpatialSetup, SpotFrame
-from rankbygene.data.slides._geometry import MAX_ANISOTROPY, similarity_scale
 from rankbygene.data.slides._images import level_to_system
+from rankbygene.data.slides._samples import resolve
 from rankbygene.errors import InputValueError, RankByGeneError
 
 __all__ = ["SETUPS", "known_um_per_px"]
@@ -59,9 +60,6 @@ def known_um_per_px(
 
 def _placed(sdata: SpatialData) -> Iterator[SpotFrame]:
     """Spots of the table that was set up, or of each that can be read without having been."""
-    # Itself built on what this module tells.
-    from rankbygene.data.slides._samples import resolve
-
     setup = SETUPS.get(sdata)
     if setup is not None:
         yield from resolve(sdata, replace(setup, patient_key=None), counts=False)

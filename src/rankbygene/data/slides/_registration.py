@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spatialdata import SpatialData
 from spatialdata.transformations import get_transformation
 
-from rankbygene.data.slides._geometry import apply_affine, similarity_scale
+from rankbygene.data.slides._affine import apply_affine, similarity_scale
 from rankbygene.data.slides._images import (
     check_rgb_uint8,
     finest_level,

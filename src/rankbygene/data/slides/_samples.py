@@ -13,6 +13,7 @@ from spatialdata import SpatialData
 from rankbygene._arguments import checked
 from rankbygene._checks import check_instance, check_sdata
 from rankbygene.data.expression._counts import check_counts
+from rankbygene.data.slides._affine import apply_affine
 from rankbygene.data.slides._annotation import (
     Annotation,
     array_index_of,
@@ -22,17 +23,14 @@ from rankbygene.data.slides._annotation import (
     region_rows,
 )
 from rankbygene.data.slides._frame import PlacedSetup, SpatialSetup, SpotFrame
-from rankbygene.data.slides._geometry import apply_affine
-from rankbygene.data.slides._known_scale import known_um_per_px
 from rankbygene.data.slides._regions import check_region, region_centers
 from rankbygene.data.slides._registration import Registration, register
 from rankbygene.data.slides._scale import micrometres_per_unit
 from rankbygene.errors import InputKeyError, InputValueError, Problems
 
 __all__ = [
-    "SpatialSetup",
-    "SpotFrame",
-    "frame_from_shapes",
+    "for_region",
+    "place",
     "resolve",
     "resolve_object",
 ]
@@ -99,65 +97,6 @@ def resolve_object(
     return frames
 
 
-@checked
-def frame_from_shapes(
-    sdata: SpatialData,
-    shapes_key: str,
-    *,
-    image_key: str | Mapping[str, str] | None = None,
-    coordinate_system: str | None = None,
-    um_per_px: float | Mapping[str, float] | None = None,
-    name: str | None = None,
-) -> SpotFrame:
-    """Place every element of a region, without a table; for prediction from the image alone.
-
-    Parameters
-    ----------
-    sdata
-        The object; it is not changed.
-    shapes_key
-        Shapes or labels element.
-    image_key, coordinate_system
-        As in :class:`SpatialSetup`.
-    um_per_px
-        As in :class:`SpatialSetup`; by default that of the spots which a table has on this image.
-    name
-        Name of the slide; the element's by default.
-
-    Returns
-    -------
-    A frame whose rows are those of the element, with ``setup.table_key == ""``.
-
-    Raises
-    ------
-    InputTypeError, InputKeyError, InputValueError
-        As for :func:`resolve`.
-    """
-    check_sdata(sdata)
-    check_region(sdata, shapes_key)
-    ids, own_centers = region_centers(sdata, shapes_key)
-    if len(ids) == 0:
-        msg = f"{shapes_key!r} is empty; pass shapes or labels that hold elements"
-        raise InputValueError(msg)
-    image = _for_region(image_key, shapes_key, "image_key")
-    registration = register(sdata, shapes_key, image_key=image, system=coordinate_system)
-    if um_per_px is None:
-        um_per_px = known_um_per_px(sdata, registration.image_key)
-    return _place(
-        sdata,
-        SpatialSetup("", image_key, None, coordinate_system, None, um_per_px),
-        registration,
-        region=shapes_key,
-        slide=shapes_key if name is None else name,
-        patient=None,
-        table=None,
-        rows=np.arange(len(ids)),
-        obs_names=ids.astype(str).to_numpy(dtype=object),
-        instances=ids.to_numpy(),
-        own_centers=own_centers,
-    )
-
-
 def _resolve_region(
     sdata: SpatialData,
     setup: SpatialSetup,
@@ -179,11 +118,11 @@ def _resolve_region(
             ids, centers = region_centers(sdata, region)
             centers = centers[join(annotation, region, rows, ids)]
         with problems.collect():
-            image_key = _for_region(setup.image_key, region, "image_key")
+            image_key = for_region(setup.image_key, region, "image_key")
             system = setup.coordinate_system
             registration = register(sdata, region, image_key=image_key, system=system)
         if len(problems.found) == before:
-            frame = _place(
+            frame = place(
                 sdata,
                 setup,
                 registration,
@@ -200,7 +139,7 @@ def _resolve_region(
     return []
 
 
-def _place(
+def place(
     sdata: SpatialData,
     setup: SpatialSetup,
     registration: Registration,
@@ -232,7 +171,7 @@ def _place(
             registration,
             region=region,
             table=table,
-            um_per_px=_for_region(setup.um_per_px, region, "um_per_px"),
+            um_per_px=for_region(setup.um_per_px, region, "um_per_px"),
             centers=centers,
             array_index=array_index,
         )
@@ -254,7 +193,8 @@ def _place(
     )
 
 
-def _for_region(value: T | Mapping[str, T] | None, region: str, argument: str) -> T | None:
+def for_region(value: T | Mapping[str, T] | None, region: str, argument: str) -> T | None:
+    """Return what an argument says of one region, where it may say it of each."""
     if not isinstance(value, Mapping):
         return value
     if region not in value:
