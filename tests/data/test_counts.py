@@ -10,8 +10,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from rankbygene.data import SpatialSetup, resolve
-from rankbygene.data.expression import _matrix
-from rankbygene.data.expression._counts import check_counts
+from rankbygene.data.counts import _matrix
+from rankbygene.data.counts._counts import check_counts
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
 
 COUNTS = np.array([[1, 0, 2], [0, 3, 0], [4, 0, 0], [0, 0, 5]], dtype=np.float32)

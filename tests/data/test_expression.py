@@ -12,7 +12,7 @@ from scipy import sparse
 from spatialdata import SpatialData
 
 from rankbygene.data import resolve_slides
-from rankbygene.data.expression import _matrix
+from rankbygene.data.counts import _matrix
 from rankbygene.data.expression._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 

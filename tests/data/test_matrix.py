@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from rankbygene.data.expression import _matrix
-from rankbygene.data.expression._matrix import matrix_blocks, read_matrix
+from rankbygene.data.counts import _matrix
+from rankbygene.data.counts._matrix import matrix_blocks, read_matrix
 
 VALUES = np.random.default_rng(0).poisson(1, (50, 7))
 

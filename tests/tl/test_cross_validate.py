@@ -15,7 +15,7 @@ from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 import rankbygene as rbg
-from rankbygene.data.expression._counts import layer_names
+from rankbygene.data.counts._counts import layer_names
 from rankbygene.data.expression._expression import smoother
 from rankbygene.nn import color_texture_statistics
 from rankbygene.tl import (

@@ -16,7 +16,7 @@ from rankbygene.data._fingerprint import (
     hash_numbers,
     hash_texts,
 )
-from rankbygene.data.expression._counts import holds_counts
+from rankbygene.data.expression._panel import holds_counts
 from rankbygene.data.slides._images import level_to_system, n_levels
 
 if TYPE_CHECKING:

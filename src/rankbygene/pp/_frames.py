@@ -8,7 +8,7 @@ import numpy as np
 
 from rankbygene._checks import check_sdata
 from rankbygene.data import SpatialSetup, SpotFrame
-from rankbygene.data.expression._counts import check_counts
+from rankbygene.data.counts._counts import check_counts
 from rankbygene.data.slides._annotation import array_index_of, join, read_annotation, region_rows
 from rankbygene.data.slides._regions import check_region, region_centers
 from rankbygene.errors import Problems

@@ -9,8 +9,8 @@ from scipy import sparse
 
 from rankbygene._arguments import checked
 from rankbygene.data import neighbour_graph, smoothing_operator
-from rankbygene.data.expression._counts import count_matrix
-from rankbygene.data.expression._matrix import read_matrix
+from rankbygene.data.counts._counts import count_matrix
+from rankbygene.data.counts._matrix import read_matrix
 from rankbygene.errors import OutputExistsError
 from rankbygene.pp._frames import table_frames
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from rankbygene._arguments import checked, checked_fields
 from rankbygene._checks import check_places, check_sdata
 from rankbygene._keys import Keys
-from rankbygene.data.expression._counts import layer_names
-from rankbygene.data.expression._matrix import read_matrix
+from rankbygene.data.counts._counts import layer_names
+from rankbygene.data.counts._matrix import read_matrix
 from rankbygene.data.slides._annotation import read_annotation, region_rows
 from rankbygene.errors import InputKeyError, InputValueError
 

@@ -1,1 +1,1 @@
-"""Counts: matrices, panels, normalisation, neighbours."""
+"""Expression: genes read of a slide, normalised, smoothed over neighbours."""

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from rankbygene._arguments import checked, checked_fields
 from rankbygene._checks import check_rows_of
-from rankbygene.data.expression._matrix import row_blocks
+from rankbygene.data.counts._matrix import row_blocks
 from rankbygene.data.expression._neighbors import neighbour_graph, smoothing_operator
 from rankbygene.data.expression._panel import check_measured, gene_columns, panel_counts
 from rankbygene.errors import InputValueError

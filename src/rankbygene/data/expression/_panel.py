@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from rankbygene.data.expression._counts import count_matrix
-from rankbygene.data.expression._matrix import matrix_blocks
+from rankbygene.data.counts._counts import count_matrix
+from rankbygene.data.counts._matrix import matrix_blocks
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "count_blocks",
     "first_names",
     "gene_columns",
+    "holds_counts",
     "panel_counts",
 ]
 
@@ -95,6 +96,25 @@ def count_blocks(
     table_rows = frame.rows if rows is None else frame.rows[rows]
     for block in matrix_blocks(count_matrix(frame.table, frame.setup.layer), table_rows):
         yield sparse.csr_array(block, dtype=np.float64, copy=True)
+
+
+def holds_counts(frame: SpotFrame) -> bool:
+    """Say whether the table of a slide has counts where they are expected: whole, none below zero."""
+    if not frame.setup.table_key:
+        return False
+    try:
+        matrix = count_matrix(frame.table, frame.setup.layer)
+    except (InputKeyError, InputValueError):
+        return False
+    if np.dtype(matrix.dtype).kind not in "biuf":
+        return False
+    values = (
+        block if isinstance(block, np.ndarray) else block.data
+        for block in matrix_blocks(matrix, frame.rows)
+    )
+    return all(
+        bool(((part >= 0) & (part == np.floor(part)) & (part < np.inf)).all()) for part in values
+    )
 
 
 def gene_columns(frame: SpotFrame, genes: Sequence[str]) -> NDArray[np.intp]:

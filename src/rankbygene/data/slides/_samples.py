@@ -12,7 +12,7 @@ from spatialdata import SpatialData
 
 from rankbygene._arguments import checked
 from rankbygene._checks import check_instance, check_sdata
-from rankbygene.data.expression._counts import check_counts
+from rankbygene.data.counts._counts import check_counts
 from rankbygene.data.slides._affine import apply_affine
 from rankbygene.data.slides._annotation import (
     Annotation,

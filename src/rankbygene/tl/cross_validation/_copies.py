@@ -15,7 +15,7 @@ from spatialdata.transformations import get_transformation
 from xarray import DataArray, Dataset, DataTree
 
 from rankbygene.base._setup import remember_setup
-from rankbygene.data.expression._counts import count_matrix
+from rankbygene.data.counts._counts import count_matrix
 from rankbygene.data.expression._panel import count_blocks
 from rankbygene.data.slides._frame import PlacedSetup
 

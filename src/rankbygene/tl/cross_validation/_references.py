@@ -14,8 +14,8 @@ from scipy import sparse
 from rankbygene._arguments import checked
 from rankbygene.base._setup import recall_setup
 from rankbygene.data import Normalization, SpatialSetup, neighbour_graph, resolve_slides
-from rankbygene.data.expression._counts import count_matrix
-from rankbygene.data.expression._matrix import read_matrix
+from rankbygene.data.counts._counts import count_matrix
+from rankbygene.data.counts._matrix import read_matrix
 from rankbygene.errors import InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.pp import check_panel

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from rankbygene.data.expression._counts import layer_names
+from rankbygene.data.counts._counts import layer_names
 from rankbygene.metrics import (
     concordance,
     mae,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from rankbygene.data.expression._matrix import matrix_blocks
+from rankbygene.data.counts._matrix import matrix_blocks
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError, Problems
-
-if TYPE_CHECKING:
-    from rankbygene.data.slides._frame import SpotFrame
 
 
 def count_matrix(table: AnnData, layer: str | None) -> Any:
@@ -55,25 +52,6 @@ def check_counts(table: AnnData, layer: str | None, problems: Problems) -> None:
         matrix = count_matrix(table, layer)
         slot = "X" if layer is None else f"layer {layer!r}"
         _check_values(matrix, slot, layer_names(table), table.obs_names)
-
-
-def holds_counts(frame: SpotFrame) -> bool:
-    """Say whether the table of a slide has counts where they are expected: whole, none below zero."""
-    if not frame.setup.table_key:
-        return False
-    try:
-        matrix = count_matrix(frame.table, frame.setup.layer)
-    except (InputKeyError, InputValueError):
-        return False
-    if np.dtype(matrix.dtype).kind not in "biuf":
-        return False
-    values = (
-        block if isinstance(block, np.ndarray) else block.data
-        for block in matrix_blocks(matrix, frame.rows)
-    )
-    return all(
-        bool(((part >= 0) & (part == np.floor(part)) & (part < np.inf)).all()) for part in values
-    )
 
 
 def layer_names(table: AnnData) -> list[str]:

@@ -1,0 +1,1 @@
+"""The count matrix of a table: read in blocks, and checked."""
