@@ -22,8 +22,9 @@ from rankbygene.base._setup import recall_setup
 from rankbygene.data import Normalization, resolve_slides
 from rankbygene.tl import EnsembleMethod, ModelMethod, NestedSelection
 from rankbygene.tl.cross_validation._copies import light_copy
-from rankbygene.tl.cross_validation._data import held_out_frames, sides, widest_tile
+from rankbygene.tl.cross_validation._data import held_out_frames, sides
 from rankbygene.tl.cross_validation._folds import Fold, make_folds
+from rankbygene.tl.cross_validation._protocol import widest_tile
 
 # No pixel, coordinate or id has this value.
 POISON = 7_654_321

@@ -6,7 +6,7 @@ from rankbygene.data.bags._bag_module import BagDataModule
 from rankbygene.data.bags._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
 from rankbygene.data.bags._cohort import Cohort, join_clinical, resolve_bags, sample_bags
 from rankbygene.data.batches._datamodule import SpatialDataModule, TileDataModule
-from rankbygene.data.batches._neighbourhoods import NeighbourhoodDataModule, compact_patches
+from rankbygene.data.batches._neighbourhoods import NeighbourhoodDataModule
 from rankbygene.data.expression._expression import ExpressionBank, Normalization, expression_matrix
 from rankbygene.data.expression._neighbors import (
     lattice_kind,
@@ -19,6 +19,7 @@ from rankbygene.data.expression._neighbors import (
 from rankbygene.data.slides._frame import SpatialSetup, SpotFrame
 from rankbygene.data.slides._geometry import TilePlan, plan_tiles
 from rankbygene.data.slides._images import level_array, level_to_system, n_levels
+from rankbygene.data.slides._patches import compact_patches
 from rankbygene.data.slides._samples import resolve
 from rankbygene.data.slides._shapes import frame_from_shapes
 from rankbygene.data.slides._slides import resolve_slides

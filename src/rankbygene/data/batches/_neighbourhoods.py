@@ -20,6 +20,7 @@ from rankbygene.data.batches._datamodule import (
 )
 from rankbygene.data.batches._orders import FixedBatches, Passes
 from rankbygene.data.expression._neighbors import local_places, nearest_spots
+from rankbygene.data.slides._patches import halve, tilted
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
     from rankbygene.data.expression._expression import ExpressionBank
     from rankbygene.data.splits._split import SpotSplit
 
-__all__ = ["NeighbourhoodDataModule", "compact_patches"]
-
-# Largest angle, in radians: enough to move the far ends of a cut by several spots.
-_TILT = 0.2
+__all__ = ["NeighbourhoodDataModule"]
 
 
 class NeighbourhoodDataModule(SpatialDataModule):
@@ -142,52 +140,6 @@ class NeighbourhoodDataModule(SpatialDataModule):
 
 
 @checked
-def compact_patches(
-    points: NDArray[np.float64], size: int, rng: np.random.Generator | None = None
-) -> list[NDArray[np.intp]]:
-    """Cut points into compact groups of nearly equal size, by halving along the longer side.
-
-    Parameters
-    ----------
-    points
-        ``[n, 2]``.
-    size
-        Largest number of points in a group, up to rounding.
-    rng
-        Tilts the points a little first, so that every call cuts along other lines. Patches of a
-        lattice are the most compact when it is cut nearly along its rows.
-
-    Returns
-    -------
-    Rows of ``points`` per group; each row is in one group.
-    """
-    points = points if rng is None else _tilted(points, rng)
-    return _halve(np.arange(len(points)), points, -(-len(points) // size))
-
-
-def _tilted(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    angle = rng.uniform(-_TILT, _TILT)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    tilted: NDArray[np.float64] = points @ turn
-    return tilted
-
-
-def _halve(
-    rows: NDArray[np.intp], points: NDArray[np.float64], n_groups: int, size: int | None = None
-) -> list[NDArray[np.intp]]:
-    """Halve until there are so many groups, nearly equal, or of ``size`` but the last."""
-    axis = np.ptp(points[rows], axis=0).argmax() if len(rows) else 0
-    ordered = rows[np.argsort(points[rows, axis], kind="stable")]
-    if n_groups <= 1:
-        return [rows if size is None else ordered]
-    first = n_groups // 2
-    cut = round(len(rows) * first / n_groups) if size is None else first * size
-    return [
-        *_halve(ordered[:cut], points, first, size),
-        *_halve(ordered[cut:], points, n_groups - first, size),
-    ]
-
-
 class _HoodBatches(Dataset[Batch]):
     """The banks, indexed by the patches of a batch."""
 
@@ -253,8 +205,8 @@ def _cut(
     patches: list[NDArray[np.intp]] = []
     for rows, centers in slides:
         # Turned about, so that the smaller one is at another corner each time.
-        points = centers if rng is None else _tilted(centers, rng) * rng.choice((-1, 1), 2)
-        groups = _halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
+        points = centers if rng is None else tilted(centers, rng) * rng.choice((-1, 1), 2)
+        groups = halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
         patches.extend(rows[group] for group in groups)
     return patches
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene.data._fingerprint import fingerprint_pixels
-from rankbygene.data.batches._neighbourhoods import compact_patches
 from rankbygene.data.slides._images import level_to_system
+from rankbygene.data.slides._patches import compact_patches
 from rankbygene.errors import InputValueError, OutputExistsError
 
 if TYPE_CHECKING:

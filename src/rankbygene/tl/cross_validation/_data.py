@@ -16,7 +16,6 @@ from rankbygene.base._random import forked_rng
 from rankbygene.base._setup import recall_setup
 from rankbygene.data import Normalization, SpotFrame, TileReader, expression_matrix, resolve_slides
 from rankbygene.data.splits._row_groups import RowGroups, row_groups
-from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.nn import build_backbone, color_texture_statistics, normalize_pixels
 from rankbygene.pp import choose_panel
 from rankbygene.tl.cross_validation._copies import light_copy
@@ -35,12 +34,10 @@ __all__ = [
     "TestData",
     "TileFeatures",
     "TrainingData",
-    "check_predictions",
     "expression_of",
     "held_out_frames",
     "panel_of",
     "sides",
-    "widest_tile",
 ]
 
 FeatureKind = Literal["color_texture", "backbone"]
@@ -280,47 +277,3 @@ def held_out_frames(frames: Mapping[str, SpotFrame], fold: Fold) -> dict[str, Sp
         for name, rows in fold.test.items()
     }
     return resolve_slides(copies, recall_setup, counts=False)
-
-
-def widest_tile(method: object, image: ImageSettings) -> float:
-    """How wide the widest tile is that a method looks at, in micrometres.
-
-    A method with tiles of its own has a function ``widest_tile`` of the settings that says so.
-    """
-    own = getattr(method, "widest_tile", None)
-    return image.tile_um if own is None else max(image.tile_um, float(own(image)))
-
-
-def check_predictions(
-    name: str, predictions: object, test: TestData, genes: Sequence[str]
-) -> NDArray[np.float32]:
-    """Give what a method predicted as its own array ``[n_spots, n_genes]``.
-
-    Raises
-    ------
-    InputTypeError
-        It is not numbers.
-    InputValueError
-        It has another shape, other columns, or values that are not finite.
-    """
-    columns = getattr(predictions, "columns", None)
-    if columns is not None and list(columns) != list(genes):
-        msg = f"method {name!r} predicted a table whose columns are not the panel in its order"
-        raise InputValueError(msg)
-    try:
-        values = np.array(predictions, np.float32)
-    except (TypeError, ValueError) as error:
-        msg = (
-            f"method {name!r} predicted {type(predictions).__name__}, not an array of numbers "
-            f"({error}); give a dense one [n_spots, n_genes]"
-        )
-        raise InputTypeError(msg) from error
-    shape = sum(frame.n_obs for frame in test.frames.values()), len(genes)
-    if values.shape != shape:
-        msg = f"method {name!r} predicted {values.shape}, needed is [n_spots, n_genes] = {shape}"
-        raise InputValueError(msg)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        msg = f"method {name!r} predicted {bad} values that are not finite numbers"
-        raise InputValueError(msg)
-    return values

@@ -10,13 +10,13 @@ import numpy as np
 
 from rankbygene._arguments import checked_fields
 from rankbygene.errors import InputTypeError, InputValueError
-from rankbygene.tl.cross_validation._data import check_predictions, widest_tile
+from rankbygene.tl.cross_validation._protocol import check_predictions, widest_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.tl.cross_validation._data import ImageSettings, TestData, TrainingData
-    from rankbygene.tl.cross_validation._methods import Predictor
+    from rankbygene.tl.cross_validation._protocol import Predictor
 
 __all__ = ["EnsembleMethod"]
 

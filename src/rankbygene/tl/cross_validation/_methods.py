@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from rankbygene.base._runner import check_train_kwargs
 from rankbygene.errors import InputTypeError, InputValueError, RankByGeneError
 from rankbygene.methods._registry import class_of, names
 from rankbygene.tl.cross_validation._ensemble import EnsembleMethod
+from rankbygene.tl.cross_validation._protocol import Method, Predictor
 from rankbygene.tl.cross_validation._regressors import GroupRidge, HestRidge, MeanRegressor, mlp
 from rankbygene.tl.cross_validation._selection import NestedSelection
 from rankbygene.train._statistics import fill_unmeasured
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BASELINES",
     "FeatureMethod",
-    "Method",
     "MethodLike",
     "ModelMethod",
     "as_method",
@@ -44,28 +44,12 @@ __all__ = [
     "encoders_of",
 ]
 
-Predictor: TypeAlias = "Callable[[TestData], NDArray[np.floating]]"
-
 # What a fold gives to the models.
 _OWNED = ("sdata", "genes")
 
 BASELINES = (
     "mean", "ridge", "backbone_ridge", "hest_ridge", "mlp", "supervised", "retrieval"
 )  # fmt: skip
-
-
-@runtime_checkable
-class Method(Protocol):
-    """Anything that learns from a training side and then predicts a held-out side.
-
-    One that looks at wider tiles than ``train.image.tile_um`` also has a function ``widest_tile`` of
-    the :class:`ImageSettings` that gives their width in micrometres, so that blocks are held apart by
-    it.
-    """
-
-    def __call__(self, train: TrainingData) -> Predictor:
-        """Learn; return a function from held-out images to expression ``[n_spots, n_genes]``."""
-
 
 MethodLike: TypeAlias = "str | Method | Any"
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.data import SpotFrame
-    from rankbygene.tl.cross_validation._cross_validate import Study
     from rankbygene.tl.cross_validation._folds import Fold
     from rankbygene.tl.cross_validation._store import Outcome
+    from rankbygene.tl.cross_validation._study import Study
 
 __all__ = ["METRICS", "REFERENCES", "assemble"]
 

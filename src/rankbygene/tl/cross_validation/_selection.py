@@ -14,20 +14,19 @@ from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.metrics import pearson
 from rankbygene.metrics._inputs import as_pair, mean_over_groups, varies
 from rankbygene.tl.cross_validation._data import (
-    check_predictions,
     expression_of,
     held_out_frames,
     sides,
-    widest_tile,
 )
 from rankbygene.tl.cross_validation._folds import Fold, make_folds, patient_of
+from rankbygene.tl.cross_validation._protocol import check_predictions, widest_tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rankbygene.data import SpotFrame
     from rankbygene.tl.cross_validation._data import ImageSettings, TestData, TrainingData
-    from rankbygene.tl.cross_validation._methods import Predictor
+    from rankbygene.tl.cross_validation._protocol import Predictor
 
 __all__ = ["NestedSelection"]
 
