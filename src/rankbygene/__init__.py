@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from rankbygene._version import __version__
 
 if TYPE_CHECKING:
     from rankbygene import (
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
         tl,
         train,
     )
-
-__version__ = version("rankbygene")
 
 # Subpackages load torch, scanpy or spatialdata; each is imported when it is first used.
 _SUBPACKAGES = frozenset(

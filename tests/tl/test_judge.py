@@ -22,7 +22,7 @@ from rankbygene.base._setup import recall_setup
 from rankbygene.data import Normalization, resolve_slides
 from rankbygene.tl import EnsembleMethod, ModelMethod, NestedSelection
 from rankbygene.tl.cross_validation._copies import light_copy
-from rankbygene.tl.cross_validation._data import held_out_frames, sides
+from rankbygene.tl.cross_validation._data import ImageSettings, TileFeatures, held_out_frames, sides
 from rankbygene.tl.cross_validation._folds import Fold, make_folds
 from rankbygene.tl.cross_validation._protocol import widest_tile
 
@@ -130,7 +130,7 @@ def test_the_training_side_of_a_block_leads_to_no_other_spot_of_its_slide(
     make_slides: Any,
 ) -> None:
     (slide,) = make_slides(1, n_spots=150)
-    image = rbg.tl._data.ImageSettings("test_resnet", False, None, 100.0, 32)
+    image = ImageSettings("test_resnet", False, None, 100.0, 32)
     (fold, *_) = make_folds(
         resolve_slides(slide), "block", tile_um=100.0, normalization=Normalization()
     )
@@ -141,7 +141,7 @@ def test_the_training_side_of_a_block_leads_to_no_other_spot_of_its_slide(
     train, test = sides(
         frames,
         fold,
-        rbg.tl._data.TileFeatures(image),
+        TileFeatures(image),
         genes=list(slide["table"].var_names[:5]),
         normalization=Normalization(),
         image=image,
@@ -242,7 +242,7 @@ def test_no_training_tile_shows_what_a_held_out_tile_shows(
 
 
 def test_a_methods_own_width_is_asked_for() -> None:
-    image = rbg.tl._data.ImageSettings("test_resnet", False, None, 100.0, 32)
+    image = ImageSettings("test_resnet", False, None, 100.0, 32)
 
     class Wide:
         def widest_tile(self, settings: Any) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -70,6 +70,14 @@ class BatchPlan(WatchedPlan, ABC):
         self.chunk_size = chunk_size
         self.seed = seed
         self.generator = torch.Generator().manual_seed(seed)
+
+    @abstractmethod
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute every term of the loss by its name, unweighted, for one batch.
+
+        Where there are many processes, ``batch`` is the share of this one, and the terms are those
+        of the whole batch.
+        """
 
     def configure_model(self) -> None:
         """Spread the weights over the devices, if the strategy has prepared for it."""

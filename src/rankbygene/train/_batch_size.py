@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base.spots._plan import Batch, SpotPlan
 from rankbygene.errors import TrainingError
+from rankbygene.train._batch_plan import Batch, BatchPlan
 from rankbygene.train._optimizer import trained
 
 __all__ = ["find_batch_size"]
@@ -16,7 +16,7 @@ __all__ = ["find_batch_size"]
 
 @checked
 def find_batch_size(
-    plan: SpotPlan,
+    plan: BatchPlan,
     make_batch: Callable[[int], Batch],
     *,
     largest: int,
@@ -66,7 +66,7 @@ def find_batch_size(
     return found
 
 
-def _fits(plan: SpotPlan, batch: Batch, dtype: torch.dtype | None) -> bool:
+def _fits(plan: BatchPlan, batch: Batch, dtype: torch.dtype | None) -> bool:
     try:
         _step(plan, {name: tensor.to(plan.device) for name, tensor in batch.items()}, dtype)
     except torch.OutOfMemoryError:
@@ -78,7 +78,7 @@ def _fits(plan: SpotPlan, batch: Batch, dtype: torch.dtype | None) -> bool:
     return True
 
 
-def _step(plan: SpotPlan, batch: Batch, dtype: torch.dtype | None) -> None:
+def _step(plan: BatchPlan, batch: Batch, dtype: torch.dtype | None) -> None:
     """Take all steps of training but the last: the room of the optimiser's averages stays empty."""
     averages = [torch.empty_like(weight) for weight in trained(plan.module) for _ in range(2)]
     with torch.autocast(plan.device.type, dtype, enabled=dtype is not None):

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from rankbygene._arguments import checked
-from rankbygene.base.spots._module import SpotModule
-from rankbygene.errors import InputValueError
+from rankbygene._checks import shown
+from rankbygene.errors import InputTypeError, InputValueError
 
 __all__ = ["encoders_for_training"]
 
 
+@runtime_checkable
+class WithEncoders(Protocol):
+    """Networks that say which of them encode images."""
+
+    @property
+    def encoders(self) -> list[torch.nn.Module]:
+        """The image encoders, that which is trained first."""
+
+
+def _check_encoders(value: object, name: str) -> WithEncoders:
+    if not isinstance(value, WithEncoders):
+        msg = (
+            f"{name} is {shown(value)} of type {type(value).__name__}; networks with `encoders` are needed, "
+            "such as a rankbygene.module.SpotModule"
+        )
+        raise InputTypeError(msg)
+    return value
+
+
 @contextmanager
-@checked
+@checked(module=_check_encoders)
 def encoders_for_training(
-    module: SpotModule, *, compile: bool = False, gradient_checkpointing: bool = False
+    module: WithEncoders, *, compile: bool = False, gradient_checkpointing: bool = False
 ) -> Iterator[None]:
     """Run a module's image encoders differently within a block.
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from rankbygene._arguments import checked
 from rankbygene.errors import InputValueError
-from rankbygene.methods.rankbygene._module import ImageBranch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -55,9 +54,12 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """Give the networks with weights that are applied by calling them."""
+    """Give the networks with weights that are applied by calling them.
+
+    What has no ``forward`` of its own, such as a branch of an encoder and its heads, only holds them.
+    """
     for part in module.children():
-        if isinstance(part, ImageBranch):
+        if type(part).forward is nn.Module.forward:
             yield from _parts(part)
         elif any(True for _ in part.parameters()):
             yield part

@@ -75,11 +75,7 @@ class SpotPlan(BatchPlan):
 
     @abstractmethod
     def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Compute every term that has a weight, unweighted, for one batch.
-
-        Where there are many processes, ``batch`` is the share of this one, and the terms are those
-        of the whole batch.
-        """
+        """Compute every term that has a weight, unweighted, for one batch."""
 
     @abstractmethod
     def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

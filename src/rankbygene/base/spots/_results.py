@@ -31,8 +31,8 @@ from rankbygene.base.spots._annotate import (
 from rankbygene.base.spots._record import provenance
 from rankbygene.base.spots._slide import slide_frame, slide_table
 from rankbygene.base.spots._state import ModelState
-from rankbygene.base.spots._stream import predict_to_store
-from rankbygene.data import TileReader, expression_matrix
+from rankbygene.base.spots._stream import predict_to_store, tile_reader
+from rankbygene.data import expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ class ResultsMixin(ModelState):
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint8]]]:
         """Tiles of some rows, each with its place among them."""
         if self._tiles is None or self.training_frames.get(frame.slide) is not frame:
-            reader = self._reader(frame)
+            reader = tile_reader(self, frame)
             place = np.empty(frame.n_obs, np.intp)
             place[rows] = np.arange(len(rows))
             for found, tiles in reader.stream(rows):
@@ -325,9 +325,6 @@ class ResultsMixin(ModelState):
         for first in range(0, len(rows), BATCH_SIZE):
             block = np.arange(first, min(first + BATCH_SIZE, len(rows)))
             yield block, self._tiles[start + rows[block]]
-
-    def _reader(self, frame: SpotFrame) -> TileReader:
-        return TileReader(frame, tile_um=self.tile_widths, tile_px=self.tile_px)
 
     def _run_genes(self, frame: SpotFrame) -> NDArray[np.float32]:
         values, measured = expression_matrix(frame, self.genes, self.normalization)

@@ -24,6 +24,7 @@ from rankbygene.base._inference import BATCH_SIZE, Precision, choose_precision, 
 from rankbygene.base._record import package_versions, plain
 from rankbygene.base.spots._record import model_record, provenance
 from rankbygene.base.spots._slide import slide_table
+from rankbygene.data import TileReader
 from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError
 from rankbygene.io._parts import Parts
@@ -32,15 +33,15 @@ from rankbygene.nn.encoders._weights import hash_weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rankbygene.base.spots._results import ResultsMixin
-    from rankbygene.data import SpotFrame, TileReader
+    from rankbygene.base.spots._state import ModelState
+    from rankbygene.data import SpotFrame
 
 # Spots of a part: their tiles at 224 px take 150 MB.
 PART_SIZE = 1024
 
 
 def predict_to_store(
-    model: ResultsMixin,
+    model: ModelState,
     frame: SpotFrame,
     element: Any,
     out: Path,
@@ -77,8 +78,8 @@ def predict_to_store(
     if _has_no_part(index, n_shards, frame.n_obs):
         return
     check_free(out, overwrite)
-    frame = frame.take(model._reader(frame).reading_order())
-    reader = model._reader(frame)
+    frame = frame.take(tile_reader(model, frame).reading_order())
+    reader = tile_reader(model, frame)
     parts = Parts(
         place,
         _job(model, frame, reader, table_key)
@@ -102,6 +103,11 @@ def predict_to_store(
         )
 
 
+def tile_reader(model: ModelState, frame: SpotFrame) -> TileReader:
+    """Read the tiles of a slide as a model sees them."""
+    return TileReader(frame, tile_um=model.tile_widths, tile_px=model.tile_px)
+
+
 def _checked(shard: tuple[int, int]) -> tuple[int, int]:
     index, n_shards = shard
     if not 0 <= index < n_shards:
@@ -123,7 +129,7 @@ def launched() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) -> dict[str, Any]:
+def _job(model: ModelState, frame: SpotFrame, reader: TileReader, table: str) -> dict[str, Any]:
     """Describe what is computed, so that parts of something else are not taken for it."""
     levels = [plan.level for plan in reader.plans]
     return {
@@ -143,7 +149,7 @@ def _job(model: ResultsMixin, frame: SpotFrame, reader: TileReader, table: str) 
     }
 
 
-def _model_digests(model: ResultsMixin) -> dict[str, str]:
+def _model_digests(model: ModelState) -> dict[str, str]:
     """Tell a model by all that its predictions depend on, beside its networks the statistics layer."""
     record = plain(model_record(model))
     settings = {
@@ -165,7 +171,7 @@ def _digest(*arrays: NDArray[Any]) -> str:
 
 
 def _compute(
-    model: ResultsMixin, reader: TileReader, parts: Parts, wanted: list[int], precision: Precision
+    model: ModelState, reader: TileReader, parts: Parts, wanted: list[int], precision: Precision
 ) -> None:
     """Apply the network to every tile of some parts.
 
@@ -205,7 +211,7 @@ def _tiles_of_parts(
 
 
 def _assemble(
-    model: ResultsMixin,
+    model: ModelState,
     frame: SpotFrame,
     element: Any,
     parts: Parts,
@@ -243,7 +249,7 @@ def _assemble(
 
 
 def _fill_table(
-    model: ResultsMixin, frame: SpotFrame, parts: Parts, store: Path, table_key: str
+    model: ModelState, frame: SpotFrame, parts: Parts, store: Path, table_key: str
 ) -> None:
     """Write the two large arrays, of which only some parts are in memory at a time."""
     latent = Keys(model.method).latent
@@ -264,7 +270,7 @@ def _fill_table(
 
 
 def _expression(
-    model: ResultsMixin, frame: SpotFrame, parts: Parts, rows: NDArray[np.intp]
+    model: ModelState, frame: SpotFrame, parts: Parts, rows: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     needed = model._rows_needed(frame, rows)
     values = {name: parts.read(name, needed) for name in parts.names()}

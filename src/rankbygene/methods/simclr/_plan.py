@@ -73,13 +73,17 @@ class SimCLRPlan(BatchPlan):
         self.temperature, self.crop = temperature, crop
         self.lr, self.weight_decay, self.warmup = lr, weight_decay, warmup
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss."""
-        features = self.encode(self._both_views, self.whole(batch), self.generator)
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute how well each view is told by the other one: ``contrast``."""
+        features = self.encode(self._both_views, self.whole(batch), generator)
         # Similarities and exponentials lose too much in half precision.
         with torch.autocast(self.device.type, enabled=False):
             first, second = self.module.project(torch.cat(features)).chunk(2)
-            loss = nt_xent(first, second, self.temperature)
+            return {"contrast": nt_xent(first, second, self.temperature)}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return the loss."""
+        loss = self.losses(batch, self.generator)["contrast"]
         self.add_to_epoch({"train_loss": loss}, len(batch["image"]))
         return {"loss": loss}
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rankbygene import __version__
 from rankbygene._arguments import checked, checked_fields
+from rankbygene._version import __version__
 from rankbygene.base._inference import choose_precision
 from rankbygene.base._random import choose_seed, forked_rng
 from rankbygene.base._runner import (

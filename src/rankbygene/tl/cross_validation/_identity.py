@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-import rankbygene
+from rankbygene._version import SOURCE
 from rankbygene.base._record import package_versions
 from rankbygene.io._checksums import file_checksum
 from rankbygene.nn.encoders._weights import hash_weights
@@ -62,11 +62,10 @@ def digest(value: Any) -> str:
 @functools.cache
 def library_versions() -> dict[str, str]:
     """Versions of what results depend on, and a hash of the source of this package."""
-    root = Path(rankbygene.__file__).parent
     sources = [
         part
-        for path in sorted(root.rglob("*.py"))
-        for part in (path.relative_to(root).as_posix(), path.read_bytes())
+        for path in sorted(SOURCE.rglob("*.py"))
+        for part in (path.relative_to(SOURCE).as_posix(), path.read_bytes())
     ]
     return {
         "python": ".".join(map(str, sys.version_info[:2])),
