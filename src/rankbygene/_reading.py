@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rankbygene.errors import InputValueError, RankByGeneError
 
-__all__ = ["reading", "regular_file"]
+__all__ = ["reading", "regular_file", "unreadable"]
+
+
+@contextmanager
+def unreadable(tell: Callable[[str], str]) -> Iterator[None]:
+    """Turn whatever a reader raises that is not of this package into an error of it.
+
+    Parameters
+    ----------
+    tell
+        Makes the text of the error from what was raised, in one line.
+
+    Raises
+    ------
+    InputValueError
+        The block raised an exception that is not of this package.
+    """
+    try:
+        yield
+    except RankByGeneError:
+        raise
+    # Parsers meet bytes that nobody foresaw, so that no list of their exceptions is complete.
+    except Exception as error:
+        msg = tell(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise InputValueError(msg) from error
 
 
 @contextmanager
@@ -27,15 +51,9 @@ def reading(path: str | Path, kind: str) -> Iterator[None]:
     InputValueError
         The block raised an exception that is not of this package.
     """
-    try:
+    hint = "it is damaged or of another kind. Get it again"
+    with unreadable(lambda said: f"{path} cannot be read as {kind} ({said}); {hint}"):
         yield
-    except RankByGeneError:
-        raise
-    # Parsers meet bytes that nobody foresaw, so that no list of their exceptions is complete.
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        msg = f"{path} cannot be read as {kind} ({said}); it is damaged or of another kind. Get it again"
-        raise InputValueError(msg) from error
 
 
 def regular_file(path: str | Path) -> Path:

@@ -129,3 +129,20 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(InputValueError, match=r"image/c/0/1/1 does not hold a chunk"):
             crop_tiles(level, *window)
+
+
+def test_what_a_reader_raises_is_an_error_of_the_package(tmp_path: Path) -> None:
+    """Whether chunks come from files, one of which turns out a folder here, or from other code."""
+
+    def pulled_out(block: Any) -> Any:
+        msg = "the disk was pulled out"
+        raise OSError(msg)
+
+    level = stored(tmp_path / "image")
+    file = tmp_path / "image" / "c" / "0" / "0" / "0"
+    file.unlink()
+    file.mkdir()
+    mapped = da.from_array(PIXELS, chunks=(3, 40, 50)).map_blocks(pulled_out, dtype=np.uint8)
+    for array, said in ((level, "IsADirectoryError"), (mapped, "OSError: the disk was pulled out")):
+        with pytest.raises(InputValueError, match=f"pixels of the image cannot be read .{said}"):
+            crop_tiles(array, np.array([0]), np.array([0]), SIDE)

@@ -15,8 +15,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from zarr.storage import FsspecStore
 
+from rankbygene._reading import unreadable
 from rankbygene.data.slides._stored import StoredImage
-from rankbygene.errors import InputValueError, RankByGeneError
 
 Position: TypeAlias = tuple[int, int]
 Chunk: TypeAlias = tuple[Position, NDArray[np.uint8]]
@@ -70,7 +70,8 @@ def _read(
     """Read chunks from their files, ``at_once`` in each thread."""
 
     def read(some: Sequence[Position]) -> list[Chunk]:
-        return [(position, stored.read(position)) for position in some]
+        with unreadable(_damaged):
+            return [(position, stored.read(position)) for position in some]
 
     ahead: deque[Future[list[Chunk]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -94,17 +95,15 @@ def _compute(
     if any(isinstance(getattr(node, "store", None), FsspecStore) for node in graph.values()):
         workers = max(workers, _REMOTE_WORKERS)
     for batch in _batches(_units(graph, links, keys), at_once=min(workers, held), at_most=held):
-        try:
-            blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
-        except RankByGeneError:
-            raise
         # Whatever reads the file behind the array, and whatever was mapped over it.
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            msg = f"pixels of the image cannot be read ({said}); its file is damaged or gone"
-            raise InputValueError(msg) from error
+        with unreadable(_damaged):
+            blocks = threaded.get(_needed(graph, links, batch), batch, num_workers=workers)
         for key, block in zip(batch, blocks, strict=True):
             yield (key[2], key[3]), block
+
+
+def _damaged(said: str) -> str:
+    return f"pixels of the image cannot be read ({said}); its file is damaged or gone"
 
 
 def _needed(graph: Graph, links: Links, keys: Sequence[Hashable]) -> Graph:
