@@ -22,7 +22,8 @@ SOURCE = Path(rankbygene.__file__).parent
 # a package stands for all that is in it but what has a floor of its own.
 FLOORS = [
     ["errors", "_docstrings", "_keys", "_parent", "_version"],
-    ["_checks", "_names", "_reading", "_renamed"],
+    ["_checks", "_names", "_reading"],
+    ["_renamed"],
     ["_arguments", "_lazy"],
     ["_atomic"],
     ["nn", "metrics"],
