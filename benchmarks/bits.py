@@ -32,12 +32,12 @@ TRAIN: dict[str, Any] = {
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rankbygene joint": ("RankByGene", {}),
-    "rankbygene frozen": ("RankByGene", {"head": "frozen", "views": 1}),
+    "rankbygene frozen": ("RankByGene", {"head": "frozen", "tta": 1}),
     "rankbygene statistics": ("RankByGene", {"statistics": True}),
     "rankbygene two widths": ("RankByGene", {"context_um": [224.0]}),
     "rankbygene kept features": ("RankByGene", {"fine_tune": "none"}),
     "nh2st": ("NH2ST", {}),
-    "nh2st after attention": ("NH2ST", {"contrast_on": "post", "views": 1}),
+    "nh2st after attention": ("NH2ST", {"contrast_on": "post", "tta": 1}),
     "nh2st from the query": ("NH2ST", {"decode_from": "query"}),
     "nh2st kept features": ("NH2ST", {"fine_tune": "none"}),
 }

@@ -36,7 +36,7 @@ DEFAULTS = {"contrast": 1.0, "ranking": 5.0, "distillation": 1.0}
 
 def model(
     head: str = "joint",
-    views: int = 8,
+    tta: int = 8,
     statistics: bool = False,
     weights: dict[str, float] | None = None,
     **plan: Any,
@@ -47,7 +47,7 @@ def model(
         model_kwargs={
             "validation_size": 0.0,
             "head": head,
-            "views": views,
+            "tta": tta,
             **({"statistics": True} if statistics else {}),
         },
         train_kwargs={"plan_kwargs": {"weights": {**LIGHT, **(weights or {})}, **plan}},
@@ -91,7 +91,7 @@ ABLATIONS: dict[str, Any] = {
     "defaults, no gene contrast": model(weights={**DEFAULTS, "contrast": 0.0}),
     "defaults, frozen head": model("frozen", weights=DEFAULTS),
     "student instead of teacher": model(ema_start=0.0, ema_end=0.0),
-    "one view": model(views=1),
+    "one view": model(tta=1),
     "self-supervised start": warm,
 }  # fmt: skip
 

@@ -135,7 +135,7 @@ def go_through(store: Path, *, batch_size: int) -> dict[str, Any]:
             tile_um=TILE_PX * UM_PER_PX,
             tile_px=TILE_PX,
             max_spots=SAMPLE,
-            views=1,
+            tta=1,
             seed=0,
         )
     with stage("smoothed expression of all spots"):

@@ -28,7 +28,7 @@ def train(slides: list[Any], window: int | None, seed: int, epochs: int, cache: 
         pretrained=False,
         genes=30,
         tile_px=32,
-        views=1,
+        tta=1,
         validation_slides=["slide_0"],
         cache_dir=cache,
         seed=seed,

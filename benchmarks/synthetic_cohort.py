@@ -61,7 +61,7 @@ def add_learnt_features(
     for key, head, plan in (("contrast", "frozen", CONTRAST), ("rankbygene", "joint", {})):
         model = Model(
             train, backbone=BACKBONE, pretrained=False, genes=40, tile_um=TILE_UM, tile_px=TILE_PX,
-            head=head, views=1, validation_size=0.0, seed=seed,
+            head=head, tta=1, validation_size=0.0, seed=seed,
         )  # fmt: skip
         model.train(
             epochs,

@@ -115,12 +115,12 @@ def test_flags_are_no_numbers() -> None:
 
 def test_choices_name_the_nearest() -> None:
     assert type(check_choice(np.str_("step"), "every", ("step", "epoch"))) is str
-    assert check_choice(np.int64(8), "views", (1, 8)) == 8
+    assert check_choice(np.int64(8), "tta", (1, 8)) == 8
     assert check_choice(None, "x", (None, "a")) is None
     with pytest.raises(InputValueError, match="'step', 'epoch'; did you mean 'epoch'"):
         check_choice("epochs", "every", ("step", "epoch"))
     with pytest.raises(InputTypeError, match="one of 1, 8"):
-        check_choice(True, "views", (1, 8))
+        check_choice(True, "tta", (1, 8))
     with pytest.raises(InputTypeError, match="one of 'a'"):
         check_choice(np.array(["a", "b"]), "x", ("a",))
 

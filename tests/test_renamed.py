@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import rankbygene as rbg
 from rankbygene._arguments import check_settings, checked
 from rankbygene._renamed import renamed
 from rankbygene.errors import InputKeyError, InputTypeError, InputValueError
+from rankbygene.methods._registry import class_of
 from rankbygene.tl.cross_validation._identity import tell
 from rankbygene.tl.cross_validation._methods import as_method, baseline, check_shared
 from rankbygene.train import NH2STPlan, RankByGenePlan
@@ -171,6 +173,36 @@ def test_a_fit_by_either_spelling_is_the_same(make_slides: Any, fit_tiny: Any) -
     assert params["weights"] == {"ranking": 0.0, "distillation": 0.0}
     assert not {"train_ranking", "train_distillation"} & history
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_orientations_of_before_are_those_of_today(
+    name: str, make_slides: Any, tmp_path: Path
+) -> None:
+    cls, settings = class_of(name), {"genes": 4, "seed": 1, "tile_px": 32}
+    slides = make_slides(1)
+    cls.setup_spatialdata(slides)
+    tiny = {"backbone": "test_resnet", "pretrained": False, **settings}
+    old, notes = warned(lambda: cls(slides, **tiny, views=1))
+    new, none = warned(lambda: cls(slides, **tiny, tta=1))
+    assert old.module_kwargs == new.module_kwargs
+    assert (len(notes), len(none), notes[0].filename) == (1, 0, __file__)
+    with pytest.raises(InputTypeError, match="views is the name of before"):
+        cls(slides, **tiny, views=1, tta=1)
+    one, notes = warned(lambda: rbg.tl.ModelMethod(name, model_kwargs={"views": 1}))
+    assert one == rbg.tl.ModelMethod(name, model_kwargs={"tta": 1})
+    assert len(notes) == 1
+    images = torch.rand(2, 3, 32, 32)
+    call = old.module.represent if name == "rankbygene" else old.module.image_features
+    found, notes = warned(lambda: call(images, views=1))
+    torch.testing.assert_close(found, call(images, tta=1))
+    assert len(notes) == 1
+    # Saved by an earlier version.
+    old.module_kwargs["views"] = old.module_kwargs.pop("tta")
+    old.save(tmp_path / "m")
+    loaded, notes = warned(lambda: cls.load(tmp_path / "m"))
+    assert loaded.module_kwargs == new.module_kwargs
+    assert not notes
 
 
 @pytest.mark.parametrize(

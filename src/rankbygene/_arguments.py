@@ -86,7 +86,7 @@ BOUNDS: dict[str, Bounds | Check] = {
     "fill": {"at_least": 0, "at_most": 255},
     "seed": SEED,
     "seeds": SEED,
-    "views": {"at_least": 1, "at_most": 8},
+    "tta": {"at_least": 1, "at_most": 8},
     "key_added": check_key,
     "cmap": check_colormap,
 }

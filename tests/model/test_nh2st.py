@@ -178,7 +178,7 @@ def test_wrong_settings_are_refused_before_a_tile_is_read(slides: Any, fit_tiny:
     for settings, text in (
         ({"n_neighbourhood": 0}, "at least 1"),
         ({"k": 0}, "at least 1"),
-        ({"views": -1}, "views.* is -1; a whole number of at least 1 and of at most 8"),
+        ({"tta": -1}, "tta.* is -1; a whole number of at least 1 and of at most 8"),
         ({"n_latent": 20}, "attention heads"),
         ({"decode_from": "genes"}, "'query', 'query\\+neighbours'"),
     ):

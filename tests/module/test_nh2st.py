@@ -62,7 +62,7 @@ def test_shapes(settings: dict[str, Any]) -> None:
     for pair in (output.query, output.neighbour):
         assert [tuple(side.shape) for side in pair] == [(4, 16), (4, 16)]
     assert output.expression.shape == (4, N_GENES)
-    predicted = module.predict(images, NEIGHBOURS, views=1)
+    predicted = module.predict(images, NEIGHBOURS, tta=1)
     assert torch.allclose(predicted, module.to_training_scale(output.expression), atol=1e-5)
     alone = module(module.encode(images), expression, measured, torch.arange(10)[:, None])
     assert alone.expression.shape == (10, N_GENES)

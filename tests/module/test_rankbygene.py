@@ -64,8 +64,8 @@ def test_eight_views_do_not_depend_on_the_orientation() -> None:
             again, predicted = module.represent(turned)
             assert torch.allclose(features, again, atol=1e-5)
             assert torch.allclose(expression, predicted, atol=1e-5)
-        single, _ = module.represent(images, views=1)
-        turned_single, _ = module.represent(images.flip(-1), views=1)
+        single, _ = module.represent(images, tta=1)
+        turned_single, _ = module.represent(images.flip(-1), tta=1)
     assert torch.allclose(single, module.image_features(images))
     assert not torch.allclose(single, turned_single, atol=1e-4)
 

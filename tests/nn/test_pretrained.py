@@ -48,7 +48,7 @@ def test_a_model_trains_from_them_and_names_the_file_alone(
     slides = make_slides(2)  # type: ignore[operator]
     rbg.model.RankByGene.setup_spatialdata(slides)
     model = rbg.model.RankByGene(
-        slides, backbone=NAME, weights=FILE, fine_tune="none", genes=8, tile_px=32, views=1, seed=0
+        slides, backbone=NAME, weights=FILE, fine_tune="none", genes=8, tile_px=32, tta=1, seed=0
     )
     model.train(max_epochs=1, batch_size=16, accelerator="cpu", enable_progress_bar=False)
     model.save(tmp_path / "m")

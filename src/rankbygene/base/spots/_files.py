@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from rankbygene._arguments import checked
+from rankbygene._renamed import by_names_of_today
 from rankbygene.base._folder import (
     building,
     load_module,
@@ -129,7 +130,8 @@ class FilesMixin(ModelState):
         self.normalization = Normalization.from_dict(record["normalization"])
         self.tile_um, self.tile_px = record["tile"]["um"], record["tile"]["px"]
         self.panel_method, self.genes = record["panel_method"], record["genes"]
-        self.module_kwargs = record["module"]
+        # Saved by an earlier version, under the names of its time.
+        self.module_kwargs = by_names_of_today(type(self).__init__, record["module"]).given
         self.split_note = record["split"]
         self.frames = self.training_frames = {}
         self.backbone = BackboneSpec(**record["backbone"])

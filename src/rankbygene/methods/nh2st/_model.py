@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rankbygene._arguments import extending
+from rankbygene._renamed import renamed
 from rankbygene.base.spots._model import SpotModel
 from rankbygene.base.spots._options import SpotOptions, own_options
 from rankbygene.base.spots._plan import SpotPlan
@@ -48,7 +49,7 @@ class NH2ST(SpotModel):
         ``step_um`` of :meth:`predict_slide`.
     standardize, n_latent, n_hidden, n_heads, depth, mlp_ratio, dropout
         Further settings of the networks.
-    views
+    tta
         Orientations over which the image encoder's features are averaged: 8 (all rotations and
         reflections) or 1.
 
@@ -71,6 +72,7 @@ class NH2ST(SpotModel):
     _nearest: tuple[SpotFrame, NDArray[np.intp]] | None = None
 
     @own_options
+    @renamed(views="tta")
     def __init__(
         self,
         sdata: SpatialDatas,
@@ -91,7 +93,7 @@ class NH2ST(SpotModel):
         depth: int = 1,
         mlp_ratio: float = 1.0,
         dropout: float = 0.1,
-        views: int = 8,
+        tta: int = 8,
         **options: Unpack[SpotOptions],
     ) -> None:
         if n_neighbourhood < 1 or k < 1:
@@ -104,7 +106,7 @@ class NH2ST(SpotModel):
 
     def _build_module(self, network: torch.nn.Module) -> NH2STModule:
         settings = dict(self.module_kwargs)
-        self._n, self._views = settings.pop("n_neighbourhood"), settings.pop("views")
+        self._n, self._tta = settings.pop("n_neighbourhood"), settings.pop("tta")
         backbone: Any = network
         return NH2STModule(
             network,
@@ -161,7 +163,7 @@ class NH2ST(SpotModel):
         self.training_params["spacing_um"] = float(np.nanmean(spacings))
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.module.image_features(images, views=self._views)
+        features = self.module.image_features(images, tta=self._tta)
         latent = self.module.query(features)
         if self.module.decode_from == "query":
             return {"latent": latent, "expression": self.module.predict_from_features(features)}

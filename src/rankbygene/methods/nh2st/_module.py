@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rankbygene._arguments import checked
+from rankbygene._renamed import renamed
 from rankbygene.base.spots._module import SpotModule
 from rankbygene.errors import InputValueError
 from rankbygene.nn import (
@@ -230,10 +231,12 @@ class NH2STModule(SpotModule):
             kept["places"] = torch.stack([_of(one.places) for one in encoded], 1)
         return kept
 
-    def image_features(self, images: torch.Tensor, *, views: int = 8) -> torch.Tensor:
-        """Encode tiles to ``[U, n_in]``, the mean over ``views`` of their eight orientations."""
-        turned = islice(orientations(images), views)
-        return torch.stack([self.encode(view).features.float() for view in turned]).mean(0)
+    @checked
+    @renamed(views="tta")
+    def image_features(self, images: torch.Tensor, *, tta: int = 8) -> torch.Tensor:
+        """Encode tiles to ``[U, n_in]``, the mean over ``tta`` of their eight orientations."""
+        turned = islice(orientations(images), tta)
+        return torch.stack([self.encode(image).features.float() for image in turned]).mean(0)
 
     def predict_from_features(
         self, features: torch.Tensor, neighbours: torch.Tensor | None = None
@@ -260,11 +263,13 @@ class NH2STModule(SpotModule):
             _, context = self.image_context(features, neighbours, incidence)
         return self.to_training_scale(self._decode(image, context))
 
+    @checked
+    @renamed(views="tta")
     def predict(
-        self, images: torch.Tensor, neighbours: torch.Tensor | None = None, *, views: int = 8
+        self, images: torch.Tensor, neighbours: torch.Tensor | None = None, *, tta: int = 8
     ) -> torch.Tensor:
         """Predict expression from tiles, see :meth:`predict_from_features`."""
-        return self.predict_from_features(self.image_features(images, views=views), neighbours)
+        return self.predict_from_features(self.image_features(images, tta=tta), neighbours)
 
     # ---- images and genes ----------------------------------------------------------------------
 

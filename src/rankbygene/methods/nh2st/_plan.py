@@ -183,7 +183,7 @@ class NH2STPlan(SpotPlan):
         if "features" in batch:
             features = batch["features"][:, 0].float()
         else:
-            features = self.module.image_features(batch["image"], views=1)
+            features = self.module.image_features(batch["image"], tta=1)
         predicted = self.module.predict_from_features(features, batch["neighbours"])
         return (
             batch["expression"][spots],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 import torch
 
 from rankbygene._arguments import checked, extending
+from rankbygene._renamed import renamed
 from rankbygene.base._last_good import good_state_kept
 from rankbygene.base.spots._model import SpotModel
 from rankbygene.base.spots._options import SpotOptions, own_options
@@ -42,7 +43,7 @@ class RankByGene(SpotModel):
         teacher's features.
     n_latent
         Width of the space shared by images and genes. By default the backbone's feature width.
-    views
+    tta
         Orientations over which representation and prediction are averaged: 8 (all rotations
         and reflections) or 1.
     statistics
@@ -74,13 +75,14 @@ class RankByGene(SpotModel):
     module: RankByGeneModule
 
     @own_options
+    @renamed(views="tta")
     def __init__(
         self,
         sdata: SpatialDatas,
         *,
         head: Literal["joint", "frozen"] = "joint",
         n_latent: int | None = None,
-        views: Literal[1, 8] = 8,
+        tta: Literal[1, 8] = 8,
         statistics: bool = False,
         context_um: Sequence[float] = (),
         **options: Unpack[SpotOptions],
@@ -162,7 +164,7 @@ class RankByGene(SpotModel):
             add_statistics(self, self.module.statistics, bank)
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        features, expression = self.module.represent(images, views=self.module_kwargs["views"])
+        features, expression = self.module.represent(images, tta=self.module_kwargs["tta"])
         return {"latent": features, "expression": expression}
 
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:

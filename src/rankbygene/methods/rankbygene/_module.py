@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rankbygene._arguments import checked
+from rankbygene._renamed import renamed
 from rankbygene.base.spots._module import SpotModule
 from rankbygene.errors import InputValueError
 from rankbygene.nn import (
@@ -174,8 +175,10 @@ class RankByGeneModule(SpotModule):
         standardized: torch.Tensor = self.branch(network).predictor(features)
         return self.to_training_scale(standardized)
 
+    @checked
+    @renamed(views="tta")
     def represent(
-        self, images: torch.Tensor, *, views: int = 8, network: Network = "teacher"
+        self, images: torch.Tensor, *, tta: int = 8, network: Network = "teacher"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Represent and predict, each averaged over orientations of the images.
 
@@ -183,7 +186,7 @@ class RankByGeneModule(SpotModule):
         ----------
         images
             ``[B, 3 * n_widths, H, W]``, uint8 or float in [0, 1].
-        views
+        tta
             How many of the eight orientations; the first is the image as it is.
 
         Returns
@@ -191,8 +194,8 @@ class RankByGeneModule(SpotModule):
         Features ``[B, n_features]`` and expression ``[B, n_genes]`` on the training scale.
         """
         features, expression = [], []
-        for view in islice(orientations(images), views):
-            features.append(self.image_features(view, network).float())
+        for turned in islice(orientations(images), tta):
+            features.append(self.image_features(turned, network).float())
             expression.append(self.predict_from_features(features[-1], network).float())
         predicted = torch.stack(expression).mean(0)
         if self.statistics is not None:

@@ -281,7 +281,7 @@ class RankByGenePlan(SpotPlan):
         if "features" in batch:
             predicted = self.module.predict_from_features(batch["features"][:, 0].float())
         else:
-            _, predicted = self.module.represent(batch["image"], views=1)
+            _, predicted = self.module.represent(batch["image"], tta=1)
         return batch["expression"], predicted, batch["measured"], batch["slide"]
 
     # ---- Lightning -----------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def cross_validate(
         ``"mean"``: each gene's training mean. ``"ridge"``: on colour and texture statistics.
         ``"backbone_ridge"``: on the encoder as it is before training. ``"hest_ridge"``: the same
         with the settings of HEST-Bench. ``"mlp"``: a perceptron instead. ``"supervised"``: the same
-        encoder trained end to end on standardised expression by squared error, eight views at
+        encoder trained end to end on standardised expression by squared error, eight orientations at
         test time, after ST-Net :cite:p:`he2020stnet`. ``"retrieval"``: mean of the training spots
         nearest in a joint space learnt by contrast alone, after BLEEP :cite:p:`xie2023bleep`.
     references
