@@ -535,7 +535,7 @@ def _data() -> dict[str, Callable[[], dict[str, Any]]]:
         "data.FeatureBank": lambda: {"tensors": {"features": W.tensor(4, 8, 3)}},
         "data.NeighbourhoodDataModule": lambda: {
             "bank": W.bank, "expression": W.expression, "split": W.split,
-            "centers": [frame.centers for frame in W.frames.values()], "batch_size": 16, "patch_size": 4,
+            "centers": [frame.centers for frame in W.frames.values()], "batch_size": 16, "group_size": 4,
         },
         "data.SpatialDataModule": lambda: {
             "bank": W.bank, "expression": W.expression, "split": W.split, "batch_size": 8,
@@ -549,7 +549,7 @@ def _data() -> dict[str, Callable[[], dict[str, Any]]]:
         "data.SpotSplit.rows": lambda: {"self": W.split, "label": "train"},
         "data.SpotSplit.sample": lambda: {"self": W.split, "frames": W.frames, "n_spots": 8},
         "data.TileReader": lambda: {"frame": W.frame, "tile_um": 112.0, "tile_px": 32},
-        "data.compact_patches": lambda: {"points": W.positions.astype(float), "size": 3},
+        "data.compact_groups": lambda: {"points": W.positions.astype(float), "size": 3},
         "data.crop_tiles": lambda: {
             "level": rbg.data.level_array(W.sdata.images[W.frame.image_key], 0),
             "x0": np.array([0]), "y0": np.array([0]), "side": 8,

@@ -29,10 +29,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, int]]] = {
     "query branch alone": (
         {"decode_from": "query"},
         {"weights": {"neighbour": 0.0}},
-        {"n": 1, "patch_size": 1},
+        {"n": 1, "group_size": 1},
     ),
     "both branches": ({}, {}, {"n": 9}),
-    "both branches, one spot per patch": ({}, {}, {"n": 9, "patch_size": 1}),
+    "both branches, one spot per patch": ({}, {}, {"n": 9, "group_size": 1}),
 }
 
 

@@ -109,7 +109,7 @@ def ablations(store: Path, jobs: int, seeds: list[int], folds: list[str] | None)
 
 def narrow(store: Path, jobs: int, seeds: list[int], folds: list[str] | None) -> Any:
     """Tiles about as wide as the pitch of the spots, where a neighbourhood can add what they lack."""
-    methods = {"NH2ST": ModelMethod("nh2st", train_kwargs={"patch_size": 8})}
+    methods = {"NH2ST": ModelMethod("nh2st", train_kwargs={"group_size": 8})}
     baselines = ("mean", "ridge", "supervised")
     settings = {"baselines": baselines, "references": (), "image": IMAGE | {"tile_um": 224.0}}
     return _sections(methods, store, jobs, seeds, folds, **settings)

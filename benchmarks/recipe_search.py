@@ -42,7 +42,7 @@ LIGHT = {"weights": {"query": 0.3, "neighbour": 0.15}}
 NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({}, {}, 25),
     ({"decode_from": "query"}, ALONE, 25),
-    ({}, {"patch_size": 8}, 25),
+    ({}, {"group_size": 8}, 25),
     ({}, NO_CONTRAST, 25),
     ({"decode_from": "query"}, {}, 25),
     ({"contrast_on": "post"}, {}, 25),
@@ -51,12 +51,12 @@ NH2ST: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"activation": "relu"}, {}, 25),
     ({"tile_um": 224}, {}, 25),
     ({"tile_um": 224, "decode_from": "query"}, ALONE, 25),
-    ({"tile_um": 224}, {"patch_size": 8}, 25),
-    ({}, {"patch_size": 16}, 25),
-    ({"tile_um": 224}, {"patch_size": 16}, 25),
-    ({"contrast_on": "post"}, {"patch_size": 16}, 25),
+    ({"tile_um": 224}, {"group_size": 8}, 25),
+    ({}, {"group_size": 16}, 25),
+    ({"tile_um": 224}, {"group_size": 16}, 25),
+    ({"contrast_on": "post"}, {"group_size": 16}, 25),
     ({"tile_um": 224, "decode_from": "query"}, {}, 25),
-    ({"tile_um": 224, "contrast_on": "post"}, {"patch_size": 16}, 25),
+    ({"tile_um": 224, "contrast_on": "post"}, {"group_size": 16}, 25),
 ]
 METHODS: dict[str, tuple[Any, dict[str, Any], Any]] = {
     "rankbygene": (rbg.model.RankByGene, BASE, RANKBYGENE),
@@ -78,7 +78,7 @@ def score(
     build, base, _ = METHODS[method]
     weights = base.get("weights", {}) | training.get("weights", {})
     plan = base | training | {"weights": weights}
-    batches = {name: plan.pop(name) for name in ("batch_size", "patch_size") if name in plan}
+    batches = {name: plan.pop(name) for name in ("batch_size", "group_size") if name in plan}
     begin = time.perf_counter()
     network = build(
         {name: slides[name] for name in train},

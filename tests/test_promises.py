@@ -174,7 +174,7 @@ def rows_of_real_tissue() -> Iterator[Row]:
         for file in ("her2st", "narrow", "bulb")
     )
     names = ("NH2ST", "supervised", "ridge")
-    label = "breast cancer, sections of one patient held out, tiles of 224 µm, patches of 8"
+    label = "breast cancer, sections of one patient held out, tiles of 224 µm, groups of 8"
     ceiling = wide["noise ceiling"]
     yield label, *(narrow[name] for name in names), "", ceiling
     for label, found in (
@@ -213,8 +213,8 @@ def rows_of_the_search() -> Iterator[Row]:
             {"lambda_query": 0.3, "lambda_neighbour": 0.15},
         ),
         ('`activation="relu"`', {"activation": "relu"}, {}),
-        ("patches of 16 spots", {}, {"patch_size": 16}),
-        ("patches of 8 spots", {}, {"patch_size": 8}),
+        ("groups of 16 spots", {}, {"patch_size": 16}),
+        ("groups of 8 spots", {}, {"patch_size": 8}),
     ):
         yield label, mean(model, plan), mean({**narrow, **model}, plan)
     post = {"contrast_on": "post"}

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -221,6 +222,23 @@ def test_the_released_settings_of_nh2st_have_a_name_each(package: str, today: st
     _, notes = warned(lambda: exec(f"from rankbygene.{package} import NH2ST_RELEASED", scope))
     assert scope["NH2ST_RELEASED"] is old
     assert len(notes) == 1
+
+
+def test_groups_of_spots_were_called_patches() -> None:
+    old, notes = warned(lambda: rbg.data.compact_patches)
+    assert old is rbg.data.compact_groups
+    assert len(notes) == 1
+    one, notes = warned(lambda: rbg.tl.ModelMethod("nh2st", train_kwargs={"patch_size": 8}))
+    assert one == rbg.tl.ModelMethod("nh2st", train_kwargs={"group_size": 8})
+    assert len(notes) == 1
+    size = {"batch_size": 8, "patch_size": 9}
+    centers = [np.random.default_rng(0).normal(size=(16, 2))]
+    bank = rbg.data.ExpressionBank(
+        np.zeros((16, 2), np.float32), np.ones((1, 2), bool), np.zeros(16, int), ("a", "b"), ("s",)
+    )
+    tiles, split = np.zeros((16, 3, 8, 8), np.uint8), {"train": np.arange(16)}
+    with pytest.raises(InputValueError, match="group_size is 9; between 1 and batch_size=8"):
+        warned(lambda: rbg.data.NeighbourhoodDataModule(tiles, bank, split, centers, **size))
 
 
 def test_no_two_public_things_have_one_name() -> None:

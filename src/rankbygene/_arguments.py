@@ -70,7 +70,7 @@ buffer_um cache_limit gene_lr jitter lr memory_limit negative_logit_scale noise 
 """
 _SHARES = "alpha ema_end ema_start end grayscale min_tissue momentum start warmup"
 _COUNTS = """
-batch_size chunk_size depth early_stopping_patience every genes k largest max_epochs max_slides max_spots
+batch_size chunk_size depth early_stopping_patience every genes group_size k largest max_epochs max_slides max_spots
 max_tiles n patience px scale_factors shuffle_window side size smallest tile_px together workers
 """
 BOUNDS: dict[str, Bounds | Check] = {

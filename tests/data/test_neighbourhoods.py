@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankbygene.data import ExpressionBank, NeighbourhoodDataModule, compact_patches, nearest_spots
+from rankbygene.data import ExpressionBank, NeighbourhoodDataModule, compact_groups, nearest_spots
 from rankbygene.errors import InputValueError
 
 SIDE = 14
@@ -64,7 +64,7 @@ def test_nine_on_a_square_lattice_are_its_window() -> None:
 @given(n=st.integers(1, 200), size=st.integers(1, 40), seed=st.integers(0, 99))
 def test_patches_hold_every_point_once(n, size, seed) -> None:
     rng = np.random.default_rng(seed)
-    patches = compact_patches(rng.normal(size=(n, 2)), size, rng)
+    patches = compact_groups(rng.normal(size=(n, 2)), size, rng)
     assert sorted(np.concatenate(patches)) == list(range(n))
     assert len(patches) == -(-n // size)
     sizes = [len(patch) for patch in patches]
@@ -72,11 +72,11 @@ def test_patches_hold_every_point_once(n, size, seed) -> None:
 
 
 def test_a_batch_holds_each_tile_of_a_patch_once_and_says_where_neighbours_are() -> None:
-    module = make(batch_size=64, patch_size=32)
+    module = make(batch_size=64, group_size=32)
     loader = module.train_dataloader()
     seen, n_tiles = [], 0
     for batch in loader:
-        spot, places, patch = (batch[key].numpy() for key in ("spot", "neighbours", "patch"))
+        spot, places, patch = (batch[key].numpy() for key in ("spot", "neighbours", "group"))
         np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], spot.astype(np.uint8))
         np.testing.assert_array_equal(batch["expression"][:, 0], 2 * spot)
         assert len(np.unique(np.stack([patch, spot]), axis=1).T) == len(spot)
@@ -98,13 +98,13 @@ def test_a_batch_holds_each_tile_of_a_patch_once_and_says_where_neighbours_are()
 @given(
     slides=st.lists(st.integers(1, 70), min_size=1, max_size=5),
     batch_size=st.integers(1, 64),
-    patch_size=st.integers(1, 64),
+    group_size=st.integers(1, 64),
     seed=st.integers(0, 9),
 )
-def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, patch_size, seed) -> None:
+def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, group_size, seed) -> None:
     n = sum(slides)
     batch_size = min(batch_size, n)
-    patch_size = min(patch_size, batch_size)
+    group_size = min(group_size, batch_size)
     rng = np.random.default_rng(seed)
     expression = ExpressionBank(
         values=np.zeros((n, 1), np.float32),
@@ -123,7 +123,7 @@ def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, patch_size, seed
             split,
             [rng.normal(size=(size, 2)) for size in slides],
             batch_size=batch_size,
-            patch_size=patch_size,
+            group_size=group_size,
             seed=seed,
             drop_last=True,
         )
@@ -131,7 +131,7 @@ def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, patch_size, seed
         for batch in (loader := module.train_dataloader()):
             places = batch["neighbours"].numpy()
             assert len(places) == batch_size
-            assert max(np.bincount(batch["patch"][places[:, 0]])) <= patch_size
+            assert max(np.bincount(batch["group"][places[:, 0]])) <= group_size
             seen.extend(batch["spot"].numpy()[places[:, 0]])
         assert len(seen) == len(set(seen)) == len(loader) * batch_size
         assert len(split["train"]) - len(seen) < batch_size
@@ -144,7 +144,7 @@ def test_a_batch_has_as_many_spots_as_asked(slides, batch_size, patch_size, seed
 
 def test_spots_of_many_small_slides_fill_the_batch() -> None:
     """Slides of 33 spots gave batches of 33, patches of 33 spots batches of 30."""
-    module = make({"train": np.arange(196 - 33, N)}, batch_size=36, patch_size=33)
+    module = make({"train": np.arange(196 - 33, N)}, batch_size=36, group_size=33)
     assert [len(b["neighbours"]) for b in module.train_dataloader()] == [36, 2]
 
 
@@ -188,7 +188,7 @@ def test_patches_encode_fewer_than_two_tiles_per_spot(n_spots, expected) -> None
     centers = np.stack(np.divmod(np.arange(n_spots), side), axis=1) * 200.0
     tiles = np.zeros((n_spots, 3, 1, 1), np.uint8)
     rows = {"train": np.arange(n_spots)}
-    module = NeighbourhoodDataModule(tiles, expression, rows, [centers], patch_size=32)
+    module = NeighbourhoodDataModule(tiles, expression, rows, [centers], group_size=32)
     epochs = [
         sum(len(batch["spot"]) for batch in module.train_dataloader()) / n_spots for _ in range(4)
     ]
@@ -197,7 +197,7 @@ def test_patches_encode_fewer_than_two_tiles_per_spot(n_spots, expected) -> None
 
 
 def test_alone_there_is_one_tile_per_spot() -> None:
-    module = make({"train": np.arange(N - 20), "test": np.arange(N - 20, N)}, n=1, patch_size=1)
+    module = make({"train": np.arange(N - 20), "test": np.arange(N - 20, N)}, n=1, group_size=1)
     for batch in module.train_dataloader():
         assert batch["neighbours"].tolist() == [[i] for i in range(len(batch["spot"]))]
     (test,) = list(module.test_dataloader())
@@ -205,7 +205,7 @@ def test_alone_there_is_one_tile_per_spot() -> None:
 
 
 def test_sizes_are_checked() -> None:
-    with pytest.raises(InputValueError, match="patch_size is 65"):
-        make(patch_size=65)
-    with pytest.raises(InputValueError, match="patch_size is 0"):
-        make(patch_size=0)
+    with pytest.raises(InputValueError, match="group_size is 65"):
+        make(group_size=65)
+    with pytest.raises(InputValueError, match="group_size is 0"):
+        make(group_size=0)

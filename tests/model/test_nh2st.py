@@ -29,7 +29,7 @@ def test_fit_annotates(nh2st: Any) -> None:
         assert np.isfinite(table.layers["nh2st"][:, panel]).all()
         assert np.isnan(table.layers["nh2st"][:, ~panel]).all()
         assert table.uns["nh2st_params"]["method"] == "nh2st"
-        assert table.uns["nh2st_params"]["training"]["patch_size"] == 16
+        assert table.uns["nh2st_params"]["training"]["group_size"] == 16
     assert {"train_query", "train_neighbour", "train_expression", "validation_pearson"} <= set(
         model.history
     )
@@ -185,8 +185,8 @@ def test_wrong_settings_are_refused_before_a_tile_is_read(slides: Any, fit_tiny:
         network = {"tile_px": 32, "contrast_on": "post", **settings}
         with pytest.raises(ValueError, match=text):
             fit_tiny(slides, method="nh2st", key_added="other", model_kwargs=network)
-    train = {"batch_size": 16, "patch_size": 17}
-    with pytest.raises(ValueError, match="patch_size is 17"):
+    train = {"batch_size": 16, "group_size": 17}
+    with pytest.raises(ValueError, match="group_size is 17"):
         fit_tiny(slides, method="nh2st", key_added="other", model_kwargs=SMALL, train_kwargs=train)
     with pytest.raises(ValueError, match="'rankbygene', 'nh2st'"):
         rbg.model.fit(slides, method="other")  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ TRAIN: dict[str, Any] = {
 }
 METHODS: list[tuple[Any, dict[str, int]]] = [
     (rbg.model.RankByGene, {}),
-    (rbg.model.NH2ST, {"patch_size": 4}),
+    (rbg.model.NH2ST, {"group_size": 4}),
 ]
 MANY: dict[str, Any] = {"devices": N_PROCESSES, "strategy": "ddp_fork"}
 
@@ -154,7 +154,7 @@ def make_neighbourhoods(rank: int, n_processes: int) -> NeighbourhoodDataModule:
     centers = np.stack(np.divmod(np.arange(n_spots), 7), axis=1) * 200.0
     split = {"train": np.arange(40), "validation": np.arange(40, 49)}
     tiles = rng.integers(0, 256, (n_spots, 3, 4, 4), dtype=np.uint8)
-    data = NeighbourhoodDataModule(tiles, expression, split, [centers], batch_size=16, patch_size=4)
+    data = NeighbourhoodDataModule(tiles, expression, split, [centers], batch_size=16, group_size=4)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=n_processes)  # type: ignore[assignment]
     return data
 

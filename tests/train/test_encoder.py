@@ -53,7 +53,7 @@ def make_data(method: str, batch_size: int = 16) -> SpatialDataModule:
         return SpatialDataModule(tiles, expression, rows, batch_size=batch_size)
     centers = np.stack(np.divmod(np.arange(N_SPOTS), 8), axis=1) * 200.0
     return NeighbourhoodDataModule(
-        tiles, expression, rows, [centers], batch_size=batch_size, patch_size=8
+        tiles, expression, rows, [centers], batch_size=batch_size, group_size=8
     )
 
 

@@ -53,7 +53,7 @@ def make_batch(kind: str, seed: int = 0) -> dict[str, torch.Tensor]:
         "measured": torch.ones(N, N_GENES, dtype=torch.bool),
         "slide": torch.arange(N) // 4,
         "spot": torch.arange(N),
-        **({"neighbours": NEIGHBOURS, "patch": torch.arange(N) // 4} if kind == "nh2st" else {}),
+        **({"neighbours": NEIGHBOURS, "group": torch.arange(N) // 4} if kind == "nh2st" else {}),
     }
 
 

@@ -36,7 +36,7 @@ def make_batches(n: int = 4) -> list[dict[str, torch.Tensor]]:
             "slide": torch.arange(8) // 4,
             "spot": torch.arange(8),
             "neighbours": NEIGHBOURS,
-            "patch": torch.arange(8) // 4,
+            "group": torch.arange(8) // 4,
         }
         for _ in range(n)
     ]

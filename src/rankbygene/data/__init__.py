@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankbygene._lazy import lazily
 from rankbygene.data.bags._bag_module import BagDataModule
 from rankbygene.data.bags._bags import ArrayBag, Bag, BagSetup, PooledBag, TableBag, read_tiles
 from rankbygene.data.bags._cohort import Cohort, join_clinical, resolve_bags, sample_bags
@@ -18,8 +19,8 @@ from rankbygene.data.expression._neighbors import (
 )
 from rankbygene.data.slides._frame import SpatialSetup, SpotFrame
 from rankbygene.data.slides._geometry import TilePlan, plan_tiles
+from rankbygene.data.slides._groups import compact_groups
 from rankbygene.data.slides._images import level_array, level_to_system, n_levels
-from rankbygene.data.slides._patches import compact_patches
 from rankbygene.data.slides._samples import resolve
 from rankbygene.data.slides._shapes import frame_from_shapes
 from rankbygene.data.slides._slides import resolve_slides
@@ -49,7 +50,7 @@ __all__ = [
     "TileDataModule",
     "TilePlan",
     "TileReader",
-    "compact_patches",
+    "compact_groups",
     "crop_tiles",
     "expression_matrix",
     "frame_from_shapes",
@@ -74,3 +75,7 @@ __all__ = [
     "spot_spacing",
     "stream_tiles",
 ]
+
+_WHERE = {"compact_groups": "rankbygene.data.slides._groups"}
+
+__getattr__, __dir__ = lazily(__name__, _WHERE, before={"compact_patches": "compact_groups"})

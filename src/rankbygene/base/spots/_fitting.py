@@ -76,7 +76,7 @@ def largest_batch(
         plan,
         first_batch,
         largest=n_train,
-        smallest=batches.get("patch_size", 8),
+        smallest=batches.get("group_size", 8),
         dtype=autocast_dtype(precision),
     )
     log.info("batch_size='auto': %d spots", size)

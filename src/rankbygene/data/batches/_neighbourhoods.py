@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene._arguments import checked
+from rankbygene._renamed import renamed
 from rankbygene.data.batches._datamodule import (
     Batch,
     RowBatches,
@@ -20,7 +21,7 @@ from rankbygene.data.batches._datamodule import (
 )
 from rankbygene.data.batches._orders import FixedBatches, Passes
 from rankbygene.data.expression._neighbors import local_places, nearest_spots
-from rankbygene.data.slides._patches import halve, tilted
+from rankbygene.data.slides._groups import halve, tilted
 from rankbygene.errors import InputValueError
 
 if TYPE_CHECKING:
@@ -35,18 +36,18 @@ __all__ = ["NeighbourhoodDataModule"]
 class NeighbourhoodDataModule(SpatialDataModule):
     """Batches of spots together with the spots around them.
 
-    A batch consists of a few compact patches of spots, drawn from all slides. Within a patch the
-    neighbourhoods overlap, so that the different tiles of a patch are its spots and a margin of one
+    A batch consists of a few compact groups of spots, drawn from all slides. Within a group the
+    neighbourhoods overlap, so that the different tiles of a group are its spots and a margin of one
     spot's width: reading and encoding them costs less than twice the spots alone, where single spots
     would cost ``n`` times as much.
 
     A batch has the keys of :class:`SpatialDataModule`, over its ``U`` different tiles, and two more:
     ``neighbours`` int64 ``[B, n]``, for each of its ``B`` spots the places of its neighbourhood
-    among the ``U``, itself first and -1 for a missing one; and ``patch`` int64 ``[U]``, the patch
+    among the ``U``, itself first and -1 for a missing one; and ``group`` int64 ``[U]``, the group
     that a tile was read for.
 
     Neighbours on the other side of a split are missing: neither their image nor their expression
-    enters. Patches are cut anew in every epoch, along other lines, and put together until a batch
+    enters. Groups are cut anew in every epoch, along other lines, and put together until a batch
     has as many spots as asked; where none fits in the rest of a batch, one is cut in two.
 
     Parameters
@@ -59,9 +60,9 @@ class NeighbourhoodDataModule(SpatialDataModule):
         Spots of a neighbourhood, the spot itself included, see :func:`nearest_spots`.
     batch_size
         Spots in a batch, over all devices, not counting the margins.
-    patch_size
-        Spots in a patch at most. Larger ones share more tiles; smaller ones make the spots of a batch less
-        alike. Devices share a batch by whole patches.
+    group_size
+        Spots in a group at most. Larger ones share more tiles; smaller ones make the spots of a batch less
+        alike. Devices share a batch by whole groups.
     drop_last
         Whether spots of an incomplete last batch sit out an epoch of training, others in each. By
         default every training spot is seen once in an epoch, and the last batch may be smaller.
@@ -69,11 +70,12 @@ class NeighbourhoodDataModule(SpatialDataModule):
     Raises
     ------
     InputValueError
-        As for :class:`SpatialDataModule`, or the centres are not one per spot, or ``patch_size`` is
+        As for :class:`SpatialDataModule`, or the centres are not one per spot, or ``group_size`` is
         not between 1 and ``batch_size``.
     """
 
     @checked
+    @renamed(patch_size="group_size")
     def __init__(
         self,
         bank: Tiles,
@@ -83,7 +85,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
         *,
         n: int = 9,
         batch_size: int = 64,
-        patch_size: int = 32,
+        group_size: int = 32,
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
@@ -93,16 +95,16 @@ class NeighbourhoodDataModule(SpatialDataModule):
         if sum(map(len, centers)) != len(bank):
             msg = f"there are {sum(map(len, centers))} centres but {len(bank)} tiles; both need one per spot"
             raise InputValueError(msg)
-        if not 1 <= patch_size <= batch_size:
-            msg = f"patch_size is {patch_size}; between 1 and batch_size={batch_size} is needed"
+        if not 1 <= group_size <= batch_size:
+            msg = f"group_size is {group_size}; between 1 and batch_size={batch_size} is needed"
             raise InputValueError(msg)
-        self.patch_size = patch_size
+        self.group_size = group_size
         self._centers = centers
         parts = (self.train_idx, self.val_idx, self.test_idx)
         neighbours = _within_parts(_neighbours_of_all(centers, n), parts)
         self._batches = _HoodBatches(RowBatches(bank, expression), neighbours)
-        self._train_sampler = _PatchBatches(
-            self._by_slide(self.train_idx), patch_size, batch_size, seed, drop_last
+        self._train_sampler = _GroupBatches(
+            self._by_slide(self.train_idx), group_size, batch_size, seed, drop_last
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
@@ -111,7 +113,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
             return []
         n_batches = -(-self.n_val // self.batch_size)
         batches = _filled(
-            _cut(self._by_slide(self.val_idx), self.patch_size),
+            _cut(self._by_slide(self.val_idx), self.group_size),
             np.random.default_rng(self.seed),
             [len(part) for part in np.array_split(self.val_idx, n_batches)],
         )
@@ -126,7 +128,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
 
     def _content(self) -> Iterator[Any]:
         yield from super()._content()
-        yield self.patch_size
+        yield self.group_size
         yield from self._centers
 
     def _by_slide(
@@ -141,7 +143,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
 
 @checked
 class _HoodBatches(Dataset[Batch]):
-    """The banks, indexed by the patches of a batch."""
+    """The banks, indexed by the groups of a batch."""
 
     def __init__(self, rows: RowBatches, neighbours: NDArray[np.intp]) -> None:
         self._rows = rows
@@ -150,36 +152,36 @@ class _HoodBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, patches: Sequence[NDArray[np.intp]]) -> Batch:
+    def __getitem__(self, groups: Sequence[NDArray[np.intp]]) -> Batch:
         rows, places = [], []
         n_tiles = 0
-        for patch in patches:
-            own, place = local_places(self._neighbours[patch])
+        for group in groups:
+            own, place = local_places(self._neighbours[group])
             rows.append(own)
             places.append(np.where(place >= 0, place + n_tiles, -1))
             n_tiles += len(own)
-        patch_of_tile = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        group_of_tile = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
         return {
             **self._rows[np.concatenate(rows)],
             "neighbours": torch.from_numpy(np.concatenate(places).astype(np.int64)),
-            "patch": torch.from_numpy(patch_of_tile.astype(np.int64)),
+            "group": torch.from_numpy(group_of_tile.astype(np.int64)),
         }
 
 
-class _PatchBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
-    """Batches of patches, cut and ordered anew at every pass by the seed and the pass alone."""
+class _GroupBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
+    """Batches of groups, cut and ordered anew at every pass by the seed and the pass alone."""
 
     def __init__(
         self,
         slides: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
-        patch_size: int,
+        group_size: int,
         batch_size: int,
         seed: int,
         drop_last: bool,
     ) -> None:
         super().__init__()
         self._slides = slides
-        self._patch_size, self._seed = patch_size, seed
+        self._group_size, self._seed = group_size, seed
         n_full, rest = divmod(sum(len(rows) for rows, _ in slides), batch_size)
         self._sizes = [batch_size] * n_full + ([rest] if rest and not drop_last else [])
 
@@ -189,8 +191,8 @@ class _PatchBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
     def __iter__(self) -> Iterator[list[NDArray[np.intp]]]:
         epoch, first = self.begin()
         rng = np.random.default_rng([self._seed, epoch])
-        patches = _cut(self._slides, self._patch_size, rng)
-        yield from islice(_filled(patches, rng, self._sizes), first, None)
+        groups = _cut(self._slides, self._group_size, rng)
+        yield from islice(_filled(groups, rng, self._sizes), first, None)
 
 
 def _cut(
@@ -198,34 +200,34 @@ def _cut(
     size: int,
     rng: np.random.Generator | None = None,
 ) -> list[NDArray[np.intp]]:
-    """Cut slides into patches of ``size`` and a smaller one each, as ``compact_patches`` does.
+    """Cut slides into groups of ``size`` and a smaller one each, as ``compact_groups`` does.
 
-    Rows of a patch that follow each other lie side by side, so that a part of it is compact too.
+    Rows of a group that follow each other lie side by side, so that a part of it is compact too.
     """
-    patches: list[NDArray[np.intp]] = []
+    groups: list[NDArray[np.intp]] = []
     for rows, centers in slides:
         # Turned about, so that the smaller one is at another corner each time.
         points = centers if rng is None else tilted(centers, rng) * rng.choice((-1, 1), 2)
-        groups = halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
-        patches.extend(rows[group] for group in groups)
-    return patches
+        own = halve(np.arange(len(rows)), points, -(-len(rows) // size), size)
+        groups.extend(rows[places] for places in own)
+    return groups
 
 
 def _filled(
-    patches: Sequence[NDArray[np.intp]], rng: np.random.Generator, sizes: Sequence[int]
+    groups: Sequence[NDArray[np.intp]], rng: np.random.Generator, sizes: Sequence[int]
 ) -> Iterator[list[NDArray[np.intp]]]:
-    """Fill batches of so many spots with patches in random order, cutting as few as possible."""
-    waiting = [patches[i] for i in rng.permutation(len(patches))]
+    """Fill batches of so many spots with groups in random order, cutting as few as possible."""
+    waiting = [groups[i] for i in rng.permutation(len(groups))]
     for missing in sizes:
         batch: list[NDArray[np.intp]] = []
         while missing:
-            fits = next((i for i, patch in enumerate(waiting) if len(patch) <= missing), None)
-            patch = waiting.pop(0 if fits is None else fits)
+            fits = next((i for i, group in enumerate(waiting) if len(group) <= missing), None)
+            group = waiting.pop(0 if fits is None else fits)
             if fits is None:  # what is left of it waits for a gap of its size
-                waiting.append(patch[missing:])
-                patch = patch[:missing]
-            batch.append(patch)
-            missing -= len(patch)
+                waiting.append(group[missing:])
+                group = group[:missing]
+            batch.append(group)
+            missing -= len(group)
         yield batch
 
 

@@ -52,10 +52,10 @@ class Shares(Sampler[Any]):
         )
         # All processes must refuse, also those that would get something: they wait for each other.
         if len(batch) < self._n_processes:
-            what = "patches of spots" if isinstance(batch, list) else "spots"
+            what = "groups of spots" if isinstance(batch, list) else "spots"
             msg = (
                 f"a batch of {len(batch)} {what} cannot be shared by {self._n_processes} devices; pass "
-                "a larger batch_size (or a smaller patch_size), hold out more spots, or use fewer devices"
+                "a larger batch_size (or a smaller group_size), hold out more spots, or use fewer devices"
             )
             raise InputValueError(msg)
         return batch[start:stop]

@@ -70,10 +70,10 @@ class SpotSplit:
         frames
             The slides.
         n_spots
-            How many to draw, give or take a patch for each slide and label; each slide and label
+            How many to draw, give or take a group for each slide and label; each slide and label
             keeps its share.
         together
-            Spots are drawn in compact patches of about this many.
+            Spots are drawn in compact groups of about this many.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class SpotSplit:
             labels[name] = self.labels[name].astype("<U10")
             for label in ("train", "validation"):
                 rows = np.flatnonzero(self.labels[name] == label)
-                kept = _draw_patches(frame.centers[rows], n_spots / n_used, together, rng)
+                kept = _draw_groups(frame.centers[rows], n_spots / n_used, together, rng)
                 labels[name][np.delete(rows, kept)] = "unused"
         return replace(self, labels=labels)
 
@@ -102,13 +102,13 @@ class SpotSplit:
         return replace(self, labels=kept)
 
 
-def _draw_patches(
+def _draw_groups(
     points: NDArray[np.float64], share: float, size: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    patch = spatial_blocks(points, -(-len(points) // size)) if size > 1 else np.arange(len(points))
-    n_patches = patch.max(initial=-1) + 1
-    drawn = rng.permutation(n_patches)[: round(share * n_patches)]
-    return np.flatnonzero(np.isin(patch, drawn))
+    group = spatial_blocks(points, -(-len(points) // size)) if size > 1 else np.arange(len(points))
+    n_groups = group.max(initial=-1) + 1
+    drawn = rng.permutation(n_groups)[: round(share * n_groups)]
+    return np.flatnonzero(np.isin(group, drawn))
 
 
 @checked

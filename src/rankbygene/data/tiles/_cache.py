@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankbygene.data._fingerprint import fingerprint_pixels
+from rankbygene.data.slides._groups import compact_groups
 from rankbygene.data.slides._images import level_to_system
-from rankbygene.data.slides._patches import compact_patches
 from rankbygene.errors import InputValueError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ logger = logging.getLogger("rankbygene")
 CACHE_FORMAT = 2
 # Room left on the disk for others.
 _SPARE_BYTES = 1 << 28
-# Spots of a compact patch, whose tiles lie side by side in the file.
-_PATCH = 64
+# Spots of a compact group, whose tiles lie side by side in the file.
+_GROUP = 64
 _CHECKED_AT_ONCE = 1 << 26
 
 
@@ -81,7 +81,7 @@ def cached_tiles(
 
     # By the windows, which the key holds: spots that move by less than a pixel keep their places.
     corners = np.column_stack([reader.plan.x0, reader.plan.y0]).astype(np.float64)
-    order = np.concatenate(compact_patches(corners, _PATCH))
+    order = np.concatenate(compact_groups(corners, _GROUP))
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     key = _key(frame, reader, order) if kept else secrets.token_hex(12)

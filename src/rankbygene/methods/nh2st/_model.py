@@ -126,7 +126,7 @@ class NH2ST(SpotModel):
     ) -> NeighbourhoodDataModule:
         looks_around = self.module.decode_from != "query" or plan.weights["neighbour"] > 0
         if not looks_around:
-            batches["patch_size"] = 1
+            batches["group_size"] = 1
         return NeighbourhoodDataModule(
             inputs,
             bank,
@@ -139,24 +139,25 @@ class NH2ST(SpotModel):
         )
 
     @extending(SpotModel.train)
+    @renamed(patch_size="group_size")
     def train(
-        self, max_epochs: int | None = None, *, patch_size: int | None = None, **options: Any
+        self, max_epochs: int | None = None, *, group_size: int | None = None, **options: Any
     ) -> None:
         """Train encoders, neighbourhoods and decoder together.
 
         Parameters
         ----------
-        patch_size
+        group_size
             Spots of a batch that lie side by side and so share the tiles around them, see
             :class:`rankbygene.data.NeighbourhoodDataModule`. By default 32, or ``batch_size`` where
             that is less; 1 where no loss and no prediction looks at neighbours.
         """
-        self._patch_size = patch_size
+        self._group_size = group_size
         super().train(max_epochs, **options)
 
     def _batch_settings(self, batch_size: int | str) -> dict[str, Any]:
         largest = 32 if isinstance(batch_size, str) else min(32, batch_size)
-        return {"patch_size": self._patch_size or largest}
+        return {"group_size": self._group_size or largest}
 
     def _after_training(self, bank: ExpressionBank) -> None:
         spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]

@@ -38,7 +38,7 @@ class NH2STPlan(SpotPlan):
         L = w_\mathrm{query} L_\mathrm{query} + w_\mathrm{neighbour} L_\mathrm{neighbour}
         + w_\mathrm{expression} L_\mathrm{expression}
 
-    All tiles of a patch, and so of a neighbourhood, are turned and coloured alike.
+    All tiles of a group, and so of a neighbourhood, are turned and coloured alike.
 
     Parameters
     ----------
@@ -123,41 +123,41 @@ class NH2STPlan(SpotPlan):
     def _representations(
         self, whole: WholeBatch, generator: torch.Generator
     ) -> tuple[torch.Tensor, ...]:
-        """Represent a random view of each tile, the same for the tiles of a patch."""
-        patch = whole.targets["patch"]
+        """Represent a random view of each tile, the same for the tiles of a group."""
+        group = whole.targets["group"]
         if whole.tiles is not None:
-            return self.encode(partial(self._encoded, patch), whole, generator)
+            return self.encode(partial(self._encoded, group), whole, generator)
         kept = [whole.targets[name] for name in Encoded._fields if name in whole.targets]
-        return tuple(rows.float() for rows in random_kept_view(kept, generator, patch))
+        return tuple(rows.float() for rows in random_kept_view(kept, generator, group))
 
     def _encoded(
-        self, patch: torch.Tensor, tiles: Tiles, generator: torch.Generator
+        self, group: torch.Tensor, tiles: Tiles, generator: torch.Generator
     ) -> tuple[torch.Tensor, ...]:
-        """Encode tiles of a batch, of which ``patch`` tells the patch of every tile."""
+        """Encode tiles of a batch, of which ``group`` tells the group of every tile."""
         jitter, grayscale = (0.8, 0.2) if self.color else (0.0, 0.0)
         view = strong_view(
             tiles.images,
             generator,
             jitter=jitter,
             grayscale=grayscale,
-            groups=patch[tiles.places],
+            groups=group[tiles.places],
             n_draws=tiles.n,
         )
         return tuple(rows.float() for rows in self.module.encode(view) if rows is not None)
 
     def join(self, parts: Sequence[Batch], sizes: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Make one batch of those of all processes; each numbers its own tiles and patches."""
+        """Make one batch of those of all processes; each numbers its own tiles and groups."""
         counted = []
-        n_tiles, n_patches = 0, 0
+        n_tiles, n_groups = 0, 0
         for part, size in zip(parts, sizes, strict=True):
-            neighbours, patch = part["neighbours"], part["patch"]
+            neighbours, group = part["neighbours"], part["group"]
             present = neighbours >= 0
             renumbered = {
                 "neighbours": torch.where(present, neighbours + n_tiles, neighbours),
-                "patch": patch + n_patches,
+                "group": group + n_groups,
             }
             counted.append({**part, **renumbered})
-            n_tiles, n_patches = n_tiles + size, n_patches + int(patch.max()) + 1
+            n_tiles, n_groups = n_tiles + size, n_groups + int(group.max()) + 1
         return super().join(counted, sizes)
 
     def _terms(self, batch: Batch, encoded: Encoded) -> dict[str, torch.Tensor]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["compact_patches", "halve", "tilted"]
+__all__ = ["compact_groups", "halve", "tilted"]
 
 # Largest angle, in radians: enough to move the far ends of a cut by several spots.
 _TILT = 0.2
 
 
-def compact_patches(
+def compact_groups(
     points: NDArray[np.float64], size: int, rng: np.random.Generator | None = None
 ) -> list[NDArray[np.intp]]:
     """Cut points into compact groups of nearly equal size, by halving along the longer side.
@@ -23,7 +23,7 @@ def compact_patches(
     size
         Largest number of points in a group, up to rounding.
     rng
-        Tilts the points a little first, so that every call cuts along other lines. Patches of a
+        Tilts the points a little first, so that every call cuts along other lines. Groups of a
         lattice are the most compact when it is cut nearly along its rows.
 
     Returns
