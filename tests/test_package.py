@@ -122,3 +122,26 @@ for face in (module, train):
         getattr(face, name)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_glossary_says_each_word_once_and_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    words = re.findall(r"^([a-z][a-z, -]*)$", page, re.MULTILINE)
+    assert {
+        "bank",
+        "part",
+        "piece",
+        "share",
+        "block",
+        "chunk",
+        "tile",
+        "patch",
+        "view",
+        "tta",
+    } <= set(words)
+    assert {"panel", "latent", "frame", "bag", "cohort", "group"} <= set(words)
+    assert len(words) == len(set(words))
+    for path in re.findall(r"\{(?:class|func|meth)\}`rankbygene\.([\w.]+)`", page):
+        found: object = rankbygene
+        for name in path.split("."):
+            found = getattr(found, name)
