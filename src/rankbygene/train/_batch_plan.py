@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -61,6 +61,9 @@ class BatchPlan(WatchedPlan, ABC):
         ``chunk_size`` is below 1.
     """
 
+    # What a batch holds that all processes have, whatever their share is; it is not sent about.
+    same_everywhere: ClassVar[frozenset[str]] = frozenset()
+
     @checked
     def __init__(self, module: nn.Module, *, chunk_size: int | None, seed: int) -> None:
         super().__init__(module)
@@ -92,19 +95,23 @@ class BatchPlan(WatchedPlan, ABC):
         if self._alone:
             places = torch.arange(len(images), device=images.device)
             return WholeBatch(Tiles(images, places, len(images)), [len(images)], batch)
-        rows, parts = gather_batch(batch, leave={"image"})
+        rows, parts = gather_batch(batch, leave={"image", *self.same_everywhere})
         sizes = rows["image"]
         start = sum(sizes[: self.global_rank])
         places = torch.arange(start, start + len(images), device=images.device)
-        return WholeBatch(Tiles(images, places, sum(sizes)), sizes, self.join(parts, sizes))
+        targets = self.join(parts, sizes) | self._same(batch)
+        return WholeBatch(Tiles(images, places, sum(sizes)), sizes, targets)
 
     def _of_kept(self, batch: Batch) -> WholeBatch:
         """Join batches of kept features: without an encoder there is nothing to share."""
         if self._alone:
             return WholeBatch(None, [len(batch["features"])], batch)
-        rows, parts = gather_batch(batch)
+        rows, parts = gather_batch(batch, leave=self.same_everywhere)
         sizes = rows["features"]
-        return WholeBatch(None, sizes, self.join(parts, sizes))
+        return WholeBatch(None, sizes, self.join(parts, sizes) | self._same(batch))
+
+    def _same(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return {name: batch[name] for name in self.same_everywhere if name in batch}
 
     def all_rows(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Join tensors with those of the other processes, without gradients."""

@@ -92,10 +92,14 @@ def validation_pearson(
     slides = bank.slide_of_row[rows]
     predicted = np.empty((len(rows), len(model.genes)), np.float32)
     names = list(model.training_frames)
+    whole = model._context(None).keeps
+    used = model._used_rows()
     for slide in np.unique(slides):
         frame = model.training_frames[names[slide]]
         own = slides == slide
         inside = rows[own] - model.tiles.slices[frame.slide].start
+        if whole:  # what frozen context showed in training were spots of the whole slide
+            frame, inside = model.frames[names[slide]], used[names[slide]][inside]
         predicted[own] = model._run(frame, inside)["expression"]
     truth = np.where(bank.measured[slides], bank.values[rows], np.nan)
     return pd.Series(pearson(truth, predicted, groups=slides), index=model.genes, name="pearson")

@@ -24,7 +24,7 @@ from rankbygene.base._runner import (
     training_device,
 )
 from rankbygene.base._setup import recall_setup, remember_setup
-from rankbygene.base.spots._features import keep_features
+from rankbygene.base.spots._features import keep_context, keep_features
 from rankbygene.base.spots._files import FilesMixin
 from rankbygene.base.spots._fitting import largest_batch, standardisation, validation_pearson
 from rankbygene.base.spots._options import DEFAULTS, SpotOptions
@@ -38,18 +38,20 @@ from rankbygene.data import (
     resolve_slides,
     split_spots,
 )
-from rankbygene.data.tiles._bank import MEMORY_LIMIT, TileBank
 from rankbygene.errors import InputValueError
 from rankbygene.nn import build_backbone, set_fine_tuning
 from rankbygene.pp import check_panel, choose_panel
 from rankbygene.train._encoder import encoders_for_training
+from rankbygene.train._optimizer import trained
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
     from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._context import Context
     from rankbygene.base.spots._plan import SpotPlan
     from rankbygene.data.batches._datamodule import Tiles
+    from rankbygene.data.batches._kept import KeptContext
     from rankbygene.pp import PanelMethod
 
 
@@ -266,6 +268,8 @@ class SpotModel(ResultsMixin, FilesMixin):
     ) -> None:
         """Train the module by the method's plan with settings that were checked, and finish."""
         plan = self._build_plan(dict(plan_kwargs))
+        context = self._context(plan)
+        self._check_context(context)
         train = self.training_split.rows("train")
         validation = self.training_split.rows("validation")
         check_before_training(plan, validated=len(validation) > 0, **runner)
@@ -278,9 +282,10 @@ class SpotModel(ResultsMixin, FilesMixin):
             self.module.set_expression_stats(*map(torch.from_numpy, standardisation(bank, train)))
             self._before_training(bank)
             inputs = self._inputs(device, runner["precision"])
+            kept = self._kept_context(context, device, runner["precision"])
             epochs = max_epochs or default_max_epochs(len(train))
             with encoders_for_training(self.module, **encoding):
-                make = partial(self._build_datamodule, inputs, bank, plan)
+                make = partial(self._build_datamodule, inputs, bank, plan, kept)
                 if batches["batch_size"] == "auto":
                     size = self._largest_batch(make, plan, batches, device, runner["precision"])
                     plan.check_sizes(size, len(validation))
@@ -313,17 +318,57 @@ class SpotModel(ResultsMixin, FilesMixin):
         return choose_panel(used, genes, method=method, rows=rows)
 
     def _build_datamodule(
-        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
+        self,
+        inputs: Tiles,
+        bank: ExpressionBank,
+        plan: SpotPlan,
+        kept: KeptContext | None = None,
+        **batches: Any,
     ) -> SpatialDataModule:
         """Build the batches that ``plan`` is trained on, of tiles or of their features."""
-        return SpatialDataModule(
+        return self._context(plan).datamodule(
             inputs,
             bank,
             self.training_split,
+            self.training_frames,
+            kept,
             seed=self.seed,
-            shuffle_window=_shuffle_window(inputs, batches["batch_size"]),
             **batches,
         )
+
+    def _kept_context(
+        self, context: Context, device: torch.device, precision: str
+    ) -> KeptContext | None:
+        """Encode once what the spots of a training look at and no training changes."""
+        if not context.keeps:
+            return None
+        module = self.module.to(device).eval()
+        return keep_context(
+            context,
+            self.frames,
+            self.split,
+            self._used_rows(),
+            self._stream,
+            module.encode_context,
+            device=device,
+            batch_size=BATCH_SIZE,
+            precision=precision,
+        )
+
+    def _check_context(self, context: Context) -> None:
+        """Refuse to keep features of a network that training changes.
+
+        Raises
+        ------
+        InputValueError
+            They would be others after the first step.
+        """
+        if context.keeps and trained(self.module.context_encoder):
+            msg = (
+                f"{context} keeps features of an encoder, and this training changes the encoder; pass "
+                "fine_tune='none', or give the networks a `context_encoder` of their own that is frozen"
+            )
+            raise InputValueError(msg)
 
     def _largest_batch(
         self,
@@ -378,11 +423,3 @@ class SpotModel(ResultsMixin, FilesMixin):
         return ExpressionBank.build(
             self.frames, self.genes, self.normalization, rows=self._used_rows()
         )
-
-
-def _shuffle_window(inputs: Tiles, batch_size: int) -> int | None:
-    """Choose among how many rows tiles are shuffled that memory does not hold; None: among all."""
-    n_bytes = inputs.n_bytes if isinstance(inputs, TileBank) else 0
-    if n_bytes <= MEMORY_LIMIT:
-        return None
-    return max(batch_size, len(inputs) * MEMORY_LIMIT // (4 * n_bytes))

@@ -64,6 +64,19 @@ class SpotModule(nn.Module, ABC):
         :func:`rankbygene.nn.orientations`.
         """
 
+    @property
+    def context_encoder(self) -> nn.Module:
+        """The network whose features of frozen context are kept; no training may change it."""
+        return self.encoders[0]
+
+    def encode_context(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode tiles ``[B, C, H, W]`` to what is kept of frozen context, ``[B, ...]`` of any shape.
+
+        By default the vector of the spot's own tile, without its wider ones.
+        """
+        features: torch.Tensor = self.context_encoder(self.normalize_images(images[:, :3]))
+        return features
+
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation; what no training changes always evaluates."""
         super().train(mode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from rankbygene._arguments import checked
 from rankbygene._checks import check_weights
 from rankbygene.base.spots._module import SpotModule
+from rankbygene.data.batches._kept import OF_SLIDE
 from rankbygene.errors import InputValueError
 from rankbygene.train._batch_plan import Batch, BatchPlan
 from rankbygene.train._callbacks import Mode
@@ -50,6 +51,7 @@ class SpotPlan(BatchPlan):
     """
 
     default_weights: ClassVar[Mapping[str, float]]
+    same_everywhere = OF_SLIDE
 
     @checked(weights=None)
     def __init__(
@@ -119,8 +121,25 @@ class SpotPlan(BatchPlan):
         return known | {"validation_pearson": "max"} if self.weights.get("expression") else known
 
     def n_spots(self, batch: Batch) -> int:
-        """Count the spots whose losses a batch holds."""
-        return len(batch["spot"])
+        """Count the spots whose losses a batch holds, not the live neighbours around them."""
+        return len(batch["neighbours"] if "neighbours" in batch else batch["spot"])
+
+    def join(self, parts: Sequence[Batch], sizes: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Make one batch of those of all processes; each numbers its own tiles, groups and context."""
+        counted = []
+        n_tiles = n_groups = n_kept = 0
+        for part, size in zip(parts, sizes, strict=True):
+            own = dict(part)
+            if "neighbours" in part:
+                own["neighbours"] = _moved(part["neighbours"], n_tiles)
+                own["group"] = part["group"] + n_groups
+                n_groups += int(part["group"].max()) + 1
+            if "context" in part:
+                own["context"] = _moved(part["context"], n_kept)
+                n_kept += len(part["context_features"])
+            counted.append(own)
+            n_tiles += size
+        return super().join(counted, sizes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss and its terms."""
@@ -167,6 +186,11 @@ class SpotPlan(BatchPlan):
 
     def _weighted(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _moved(places: torch.Tensor, by: int) -> torch.Tensor:
+    """Renumber places; -1 stays a missing one."""
+    return torch.where(places >= 0, places + by, places)
 
 
 def _named(

@@ -31,7 +31,8 @@ from rankbygene.base.spots._annotate import (
 from rankbygene.base.spots._record import provenance
 from rankbygene.base.spots._slide import slide_frame, slide_table
 from rankbygene.base.spots._state import ModelState
-from rankbygene.base.spots._stream import predict_to_store, tile_reader
+from rankbygene.base.spots._stream import predict_to_store, tile_by_tile, tile_reader
+from rankbygene.base.spots._surroundings import Around, Combination
 from rankbygene.data import expression_matrix
 from rankbygene.errors import InputKeyError, InputValueError
 
@@ -298,17 +299,26 @@ class ResultsMixin(ModelState):
     ) -> dict[str, NDArray[np.float32]]:
         """Apply the network to the tiles of one slide, or of some of its rows."""
         chosen = np.arange(frame.n_obs) if rows is None else rows
-        needed = self._rows_needed(frame, chosen)
+        context = self._context(None)
+        around = Around(frame, context)
+        needed = around.rows_needed(chosen)
         self.module.eval()
         values = run_over_tiles(
-            self._apply,
+            tile_by_tile(self, context),
             self._stream(frame, needed),
             len(needed),
             device=self.device,
             batch_size=BATCH_SIZE,
             precision=precision,
         )
-        return finite(self._combine(values, frame, chosen, needed), frame.slide)
+        if context.looks_around:
+            place = np.full(frame.n_obs, -1)
+            place[needed] = np.arange(len(needed))
+            combined = Combination(
+                self, around, list(values), lambda name, wanted: values[name][place[wanted]]
+            )
+            values = combined(chosen)
+        return finite(values, frame.slide)
 
     def _stream(
         self, frame: SpotFrame, rows: NDArray[np.intp]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pandas as pd
 import torch
 
 from rankbygene.base._trained import TrainedModel
+from rankbygene.base.spots._context import Alone, Widths
 from rankbygene.base.spots._seen import SpotRecord
 from rankbygene.data import TileBank, plan_tiles, resolve, resolve_slides
 from rankbygene.data.slides._known_scale import SETUPS
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._context import Context
     from rankbygene.base.spots._plan import SpotPlan
+    from rankbygene.base.spots._surroundings import SlideFeatures, Surroundings
     from rankbygene.data import (
         ExpressionBank,
         FeatureBank,
@@ -92,23 +96,33 @@ class ModelState(TrainedModel, ABC):
         A method that looks beyond the tile gives what :meth:`_combine` needs instead.
         """
 
+    def _context(self, plan: SpotPlan | None) -> Context:
+        """Say what spots are seen with: in a training by ``plan``, or in prediction where that is None.
+
+        By ``module_kwargs`` alone: it is asked for before there are networks. Widths are the same for both.
+        """
+        return Alone() & Widths(*self.module_kwargs.get("context_um", ()))
+
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
         """Map expression ``[B, n_genes]`` to the gene branch's representation, where there is one."""
         raise NotImplementedError
 
-    def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Rows whose tiles must be read to answer for ``rows``: these alone, without context."""
-        return rows
+    def _slide_product(self, slide: SlideFeatures) -> dict[str, torch.Tensor]:
+        """Compute what the spots of a slide share, before any of them is combined with others.
 
-    def _combine(
-        self,
-        values: dict[str, NDArray[np.float32]],
-        frame: SpotFrame,
-        rows: NDArray[np.intp],
-        needed: NDArray[np.intp],
-    ) -> dict[str, NDArray[np.float32]]:
-        """Turn what :meth:`_apply` gave for ``needed`` into ``latent`` and ``expression`` of ``rows``."""
-        return values
+        It is called once per slide, however many parts a prediction has, and handed on as
+        ``spots.slide`` to :meth:`_combine`. Where the context keeps features, ``slide`` gives them block by
+        block.
+        """
+        return {}
+
+    def _combine(self, spots: Surroundings) -> dict[str, torch.Tensor]:
+        """Turn what :meth:`_apply` gave for spots and what they look at into what the method gives.
+
+        Called where the context of prediction looks around, for some spots at a time, without
+        gradients; what comes out may not depend on which spots come together.
+        """
+        return {name: spots.own(name) for name in spots.values}
 
     def _batch_settings(self, batch_size: int | str) -> dict[str, Any]:
         """Settings of batches beside their size."""
@@ -155,10 +169,25 @@ class ModelState(TrainedModel, ABC):
             self.record = self.record.joined(SpotRecord.of(self.frames, self.split, self.genes))
             self.is_recorded = True
 
+    @classmethod
+    def widths_of(cls, tile_um: float, settings: Mapping[str, Any]) -> tuple[float, ...]:
+        """Give the widths of the tiles that a model made with these settings would cut."""
+        options = inspect.signature(cls).parameters.values()
+        model = cls.__new__(cls)
+        model.module_kwargs = {
+            **{
+                option.name: option.default
+                for option in options
+                if option.kind is option.KEYWORD_ONLY
+            },
+            **settings,
+        }
+        return model._context(None).widths(tile_um)
+
     @property
     def tile_widths(self) -> tuple[float, ...]:
         """Widths of the tiles at each spot in micrometres, ``tile_um`` first."""
-        return (self.tile_um, *self.module_kwargs.get("context_um", ()))
+        return self._context(None).widths(self.tile_um)
 
     @property
     def tiles(self) -> TileBank:

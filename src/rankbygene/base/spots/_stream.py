@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import anndata.io
@@ -20,10 +21,17 @@ from spatialdata import SpatialData
 
 from rankbygene._atomic import atomic_directory, check_free, fill_store, settle
 from rankbygene._keys import Keys
-from rankbygene.base._inference import BATCH_SIZE, Precision, choose_precision, run_over_tiles
+from rankbygene.base._inference import (
+    BATCH_SIZE,
+    Precision,
+    choose_precision,
+    finite,
+    run_over_tiles,
+)
 from rankbygene.base._record import package_versions, plain
 from rankbygene.base.spots._record import model_record, provenance
 from rankbygene.base.spots._slide import slide_table
+from rankbygene.base.spots._surroundings import CONTEXT_FEATURES, Around, Combination
 from rankbygene.data import TileReader
 from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError
@@ -31,8 +39,10 @@ from rankbygene.io._parts import Parts
 from rankbygene.nn.encoders._weights import hash_weights
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
+    from rankbygene.base.spots._context import Context
     from rankbygene.base.spots._state import ModelState
     from rankbygene.data import SpotFrame
 
@@ -108,6 +118,20 @@ def tile_reader(model: ModelState, frame: SpotFrame) -> TileReader:
     return TileReader(frame, tile_um=model.tile_widths, tile_px=model.tile_px)
 
 
+def tile_by_tile(
+    model: ModelState, context: Context
+) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """Give what is computed of each tile by itself: what the method says, and what is kept of it."""
+
+    def forward(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = model._apply(images)
+        if CONTEXT_FEATURES not in found:
+            found[CONTEXT_FEATURES] = model.module.encode_context(images)
+        return found
+
+    return forward if context.keeps else model._apply
+
+
 def _checked(shard: tuple[int, int]) -> tuple[int, int]:
     index, n_shards = shard
     if not 0 <= index < n_shards:
@@ -180,7 +204,7 @@ def _compute(
     model.module.eval()
     for part, tiles in _tiles_of_parts(reader, parts, wanted):
         values = run_over_tiles(
-            model._apply,
+            tile_by_tile(model, model._context(None)),
             [(np.arange(len(tiles)), tiles)],
             len(tiles),
             device=model.device,
@@ -233,8 +257,8 @@ def _assemble(
         table = slide_table(
             frame,
             expression=None,
-            latent=np.empty((frame.n_obs, 0), np.float32),
-            genes=model.genes,
+            latent=np.empty((frame.n_obs, 0), np.float32) if "latent" in model.gives else None,
+            genes=model.genes if "expression" in model.gives else (),
             keys=Keys(model.method),
             params=provenance(model, [frame], precision),
         )
@@ -251,38 +275,54 @@ def _assemble(
 def _fill_table(
     model: ModelState, frame: SpotFrame, parts: Parts, store: Path, table_key: str
 ) -> None:
-    """Write the two large arrays, of which only some parts are in memory at a time."""
-    latent = Keys(model.method).latent
-    width = parts.shape("latent")[1]
+    """Write the large arrays, of which only some parts are in memory at a time."""
     root: Any = zarr.open_group(store, mode="r+", use_consolidated=False)
     group = root[f"tables/{table_key}"]
-    for place, name, array in (
-        (group, "X", _lazy(parts, len(model.genes), partial(_expression, model, frame, parts))),
-        (group["obsm"], latent, _lazy(parts, width, partial(parts.read, "latent"))),
-    ):
-        # In chunks of other heights every part would decode and encode its neighbours' again.
-        chunks = {"chunks": (min(parts.part_size, len(array)), array.shape[1])}
-        anndata.io.write_elem(place, name, array, dataset_kwargs=chunks)
+    places = {"expression": (group, "X"), "latent": (group["obsm"], Keys(model.method).latent)}
+    with TemporaryDirectory(prefix="results-", dir=store) as folder:
+        read = _reader_of_results(model, frame, parts, Path(folder))
+        for what, (place, name) in places.items():
+            if what not in model.gives:
+                continue
+            array = _lazy(parts, read(what, 0).shape[1], partial(read, what))
+            # In chunks of other heights every part would decode and encode its neighbours' again.
+            chunks = {"chunks": (min(parts.part_size, len(array)), array.shape[1])}
+            anndata.io.write_elem(place, name, array, dataset_kwargs=chunks)
     with warnings.catch_warnings():
         # The files of shapes are no arrays.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(root.store)
 
 
-def _expression(
-    model: ModelState, frame: SpotFrame, parts: Parts, rows: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    needed = model._rows_needed(frame, rows)
-    values = {name: parts.read(name, needed) for name in parts.names()}
-    return model._combine(values, frame, rows, needed)["expression"]
+def _reader_of_results(
+    model: ModelState, frame: SpotFrame, parts: Parts, folder: Path
+) -> Callable[[str, int], NDArray[np.float32]]:
+    """Give what reads a result of a part: as it was written, or put together from what was, once."""
+    context = model._context(None)
+    if not context.looks_around:
+        return lambda name, part: parts.read(name, _rows_of(parts, part))
+    combined = Combination(model, Around(frame, context), parts.names(), parts.read)
+
+    def read(name: str, part: int) -> NDArray[np.float32]:
+        if not (folder / f"{name}-{part}.npy").exists():
+            found = finite(combined(_rows_of(parts, part)), frame.slide)
+            for one in found:
+                np.save(folder / f"{one}-{part}.npy", found[one])
+        values: NDArray[np.float32] = np.load(folder / f"{name}-{part}.npy")
+        return values
+
+    return read
 
 
-def _lazy(parts: Parts, width: int, read: Callable[[NDArray[np.intp]], Any]) -> da.Array:
+def _rows_of(parts: Parts, part: int) -> NDArray[np.intp]:
+    return np.arange(parts.rows(part).start, parts.rows(part).stop)
+
+
+def _lazy(parts: Parts, width: int, read: Callable[[int], Any]) -> da.Array:
     """Float32 array ``[n_rows, width]`` with one chunk per part, each read when it is written."""
 
     def block(block_info: Any = None) -> Any:
-        first, last = block_info[None]["array-location"][0]
-        return read(np.arange(first, last))
+        return read(block_info[None]["chunk-location"][0])
 
     heights = tuple(parts.rows(part).stop - parts.rows(part).start for part in range(len(parts)))
     # Without a block to look at, dask would call `read` for an example.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -13,7 +13,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rankbygene._arguments import checked
-from rankbygene.data.batches._orders import FixedBatches, Passes, ShuffledBatches, in_storage_order
+from rankbygene.data.batches._kept import ContextBatches, KeptContext
+from rankbygene.data.batches._orders import (
+    FixedBatches,
+    Passes,
+    ShuffledBatches,
+    SlideBatches,
+    in_storage_order,
+)
 from rankbygene.data.batches._resumable import ResumableBatches, sample_of
 from rankbygene.data.batches._shares import Shares
 from rankbygene.errors import InputKeyError, InputValueError
@@ -51,7 +58,8 @@ class SpatialDataModule(ResumableBatches):
 
     A batch is a dict of tensors: ``image`` uint8 ``[B, 3, px, px]``, ``expression`` float32
     ``[B, n_genes]``, ``measured`` bool ``[B, n_genes]`` (False where the slide lacks the gene),
-    ``slide`` int64 ``[B]`` and ``spot`` int64 ``[B]``, the row in the banks.
+    ``slide`` int64 ``[B]`` and ``spot`` int64 ``[B]``, the row in the banks. With ``centers`` also
+    ``position`` float32 ``[B, 2]``, and with ``context`` what :meth:`KeptContext.of` gives.
 
     Training rows are shuffled anew in every epoch. Validation rows are shuffled once, because
     neighbours in one batch would be harder to tell apart than in training, and cut into batches
@@ -76,6 +84,12 @@ class SpatialDataModule(ResumableBatches):
         Seed of the order.
     drop_last
         Whether spots of an incomplete last batch sit out an epoch of training.
+    centers
+        Per slide the spot centres ``[n_obs, 2]``, in the order of the banks.
+    context
+        Kept features of rows that spots look at. Where they look at the whole slide, every batch is of one
+        slide: its spots are cut into batches of nearly equal size, none is left out, and the
+        batches of all slides are mixed.
     shuffle_window
         For tiles on a disk that memory cannot hold: rows that are shuffled together. Short runs of
         rows that lie side by side in storage are drawn at random from all slides until a window is
@@ -85,8 +99,8 @@ class SpatialDataModule(ResumableBatches):
     Raises
     ------
     InputValueError
-        If the banks differ in length, if rows repeat or do not exist, or if there are fewer
-        training rows than one batch holds.
+        If the banks differ in length, if rows repeat or do not exist, if there are fewer
+        training rows than one batch holds, or one on a slide whose batches are its own.
     InputKeyError
         If the explicit rows have no ``"train"`` or an unknown name.
     """
@@ -101,6 +115,8 @@ class SpatialDataModule(ResumableBatches):
         batch_size: int = 64,
         seed: int = 0,
         drop_last: bool = True,
+        centers: Sequence[NDArray[np.float64]] | None = None,
+        context: KeptContext | None = None,
         shuffle_window: int | None = None,
     ) -> None:
         super().__init__()
@@ -126,14 +142,11 @@ class SpatialDataModule(ResumableBatches):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
-        self._batches: Dataset[Batch] = RowBatches(bank, expression)
-        train = self.train_idx
-        if shuffle_window is not None:
-            train = in_storage_order(bank, train)
         self._bank, self._expression, self._window = bank, expression, shuffle_window
-        self._train_sampler: Any = ShuffledBatches(
-            train, batch_size, seed, drop_last, shuffle_window, getattr(bank, "read_ahead", None)
-        )
+        self._position = None if centers is None else _positions(centers, n_rows)
+        self._context = context
+        self._batches = self._with_context(RowBatches(bank, expression, self._position))
+        self._train_sampler: Any = self._order_of_rows()
 
     @property
     def n_train(self) -> int:
@@ -153,17 +166,54 @@ class SpatialDataModule(ResumableBatches):
         """Give all validation spots, always in the same batches; none without a validation split."""
         if not self.n_val:
             return []
-        order = np.random.default_rng(self.seed).permutation(self.val_idx)
-        n_batches = -(-self.n_val // self.batch_size)
-        batches = FixedBatches(np.array_split(order, n_batches))
-        return self._loader(shared(batches, self.trainer))
+        rng = np.random.default_rng(self.seed)
+        slides = self._slides_of(self.val_idx) if self._one_slide else [self.val_idx]
+        batches = [batch for rows in slides for batch in self._cut_rows(rows, rng)]
+        return self._loader(shared(FixedBatches(batches), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""
         if not len(self.test_idx):
             return []
-        starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
-        return self._loader(FixedBatches(np.split(self.test_idx, starts)))
+        return self._loader(FixedBatches(self._in_order(self.test_idx)))
+
+    @property
+    def _one_slide(self) -> bool:
+        """Whether every batch is of one slide."""
+        return self._context is not None and self._context.whole
+
+    def _order_of_rows(self) -> Passes:
+        if self._one_slide:
+            slides = self._slides_of(self.train_idx)
+            _check_slides(slides, self._expression)
+            n_batches = sum(-(-len(rows) // self.batch_size) for rows in slides)
+            return SlideBatches(slides, n_batches, self._cut_rows, self.seed)
+        train = self.train_idx
+        if self._window is not None:
+            train = in_storage_order(self._bank, train)
+        ahead = getattr(self._bank, "read_ahead", None)
+        return ShuffledBatches(
+            train, self.batch_size, self.seed, self.drop_last, self._window, ahead
+        )
+
+    def _cut_rows(self, rows: NDArray[np.intp], rng: np.random.Generator) -> list[NDArray[np.intp]]:
+        """Cut rows, shuffled, into batches of nearly equal size."""
+        return np.array_split(rng.permutation(rows), -(-len(rows) // self.batch_size))
+
+    def _in_order(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        slides = self._slides_of(rows) if self._one_slide else [rows]
+        return [
+            batch
+            for own in slides
+            for batch in np.split(own, np.arange(self.batch_size, len(own), self.batch_size))
+        ]
+
+    def _slides_of(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        slide = self._expression.slide_of_row[rows]
+        return [rows[slide == number] for number in np.unique(slide)]
+
+    def _with_context(self, batches: Dataset[Batch]) -> Dataset[Batch]:
+        return batches if self._context is None else ContextBatches(batches, self._context)
 
     def _loader(self, batches: Sampler[NDArray[np.intp]]) -> DataLoader[Batch]:
         return _loader(self._batches, batches, self.seed)
@@ -179,15 +229,16 @@ class SpatialDataModule(ResumableBatches):
         inputs = self._bank[sample_of(self.train_idx)]
         if not isinstance(inputs, dict):
             yield inputs
+        if self._context is not None:
+            yield from self._context.content()
 
     def sample(self) -> dict[str, torch.Tensor]:
         """Give the kept features of a few spots, if there are any, in one orientation."""
         inputs = self._bank[sample_of(self.train_idx)]
-        return (
-            {n: rows[:, 0].float() for n, rows in inputs.items()}
-            if isinstance(inputs, dict)
-            else {}
-        )
+        found = {} if self._context is None else self._context.sample()
+        if isinstance(inputs, dict):
+            found |= {name: rows[:, 0].float() for name, rows in inputs.items()}
+        return found
 
 
 class TileDataModule(ResumableBatches):
@@ -286,21 +337,29 @@ def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
 class RowBatches(Dataset[Batch]):
     """The banks, indexed by the rows of a whole batch."""
 
-    def __init__(self, bank: Tiles, expression: ExpressionBank) -> None:
+    def __init__(
+        self,
+        bank: Tiles,
+        expression: ExpressionBank,
+        position: NDArray[np.float32] | None = None,
+    ) -> None:
         self._bank = bank
         self._expression = expression
+        self._position = position
 
     def __len__(self) -> int:
         return len(self._bank)
 
     def __getitem__(self, rows: NDArray[np.intp]) -> Batch:
         slides = self._expression.slide_of_row[rows]
+        where = {} if self._position is None else {"position": self._position[rows]}
         return {
             **_inputs(self._bank, rows),
             "expression": torch.from_numpy(self._expression.values[rows]),
             "measured": torch.from_numpy(self._expression.measured[slides]),
             "slide": torch.from_numpy(slides),
             "spot": torch.from_numpy(rows.astype(np.int64)),
+            **{name: torch.from_numpy(values) for name, values in where.items()},
         }
 
 
@@ -323,6 +382,27 @@ def _inputs(bank: Tiles, rows: NDArray[np.intp]) -> Batch:
     if isinstance(found, dict):
         return found
     return {"image": torch.from_numpy(np.ascontiguousarray(found))}
+
+
+def _positions(centers: Sequence[NDArray[np.float64]], n_rows: int) -> NDArray[np.float32]:
+    n_centers = sum(map(len, centers))
+    if n_centers != n_rows:
+        msg = f"there are {n_centers} centres but {n_rows} tiles; both need one per spot"
+        raise InputValueError(msg)
+    return np.concatenate(list(centers)).astype(np.float32)
+
+
+def _check_slides(slides: Sequence[NDArray[np.intp]], expression: ExpressionBank) -> None:
+    """Refuse slides that give batches of one spot, in which nothing can be compared."""
+    single = [
+        expression.slides[expression.slide_of_row[rows[0]]] for rows in slides if len(rows) < 2
+    ]
+    if single:
+        msg = (
+            f"slides {single} have one training spot each, and a batch of spots that look at their whole "
+            "slide is of one slide, at least 2 spots; leave these slides out or hold out less of them"
+        )
+        raise InputValueError(msg)
 
 
 def _rows_of_parts(split: SpotSplit | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.intp]]:

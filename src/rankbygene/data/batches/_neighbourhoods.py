@@ -19,7 +19,7 @@ from rankbygene.data.batches._datamodule import (
     Tiles,
     shared,
 )
-from rankbygene.data.batches._orders import FixedBatches, Passes
+from rankbygene.data.batches._orders import FixedBatches, Passes, SlideBatches
 from rankbygene.data.expression._neighbors import local_places, nearest_spots
 from rankbygene.data.slides._groups import halve, tilted
 from rankbygene.errors import InputValueError
@@ -27,8 +27,12 @@ from rankbygene.errors import InputValueError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from rankbygene.data.batches._kept import KeptContext
     from rankbygene.data.expression._expression import ExpressionBank
     from rankbygene.data.splits._split import SpotSplit
+
+    # Rows of a slide, and their centres.
+    Slide = tuple[NDArray[np.intp], NDArray[np.float64]]
 
 __all__ = ["NeighbourhoodDataModule"]
 
@@ -44,7 +48,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
     A batch has the keys of :class:`SpatialDataModule`, over its ``U`` different tiles, and two more:
     ``neighbours`` int64 ``[B, n]``, for each of its ``B`` spots the places of its neighbourhood
     among the ``U``, itself first and -1 for a missing one; and ``group`` int64 ``[U]``, the group
-    that a tile was read for.
+    that a tile was read for. What ``context`` gives is of the ``B`` spots.
 
     Neighbours on the other side of a split are missing: neither their image nor their expression
     enters. Groups are cut anew in every epoch, along other lines, and put together until a batch
@@ -52,7 +56,7 @@ class NeighbourhoodDataModule(SpatialDataModule):
 
     Parameters
     ----------
-    bank, expression, split, seed
+    bank, expression, split, seed, context
         As for :class:`SpatialDataModule`.
     centers
         Per slide the spot centres ``[n_obs, 2]``, in the order of the banks.
@@ -88,52 +92,72 @@ class NeighbourhoodDataModule(SpatialDataModule):
         group_size: int = 32,
         seed: int = 0,
         drop_last: bool = False,
+        context: KeptContext | None = None,
     ) -> None:
+        self._centers, self.group_size = centers, group_size
         super().__init__(
-            bank, expression, split, batch_size=batch_size, seed=seed, drop_last=drop_last
+            bank,
+            expression,
+            split,
+            batch_size=batch_size,
+            seed=seed,
+            drop_last=drop_last,
+            centers=centers,
+            context=context,
         )
-        if sum(map(len, centers)) != len(bank):
-            msg = f"there are {sum(map(len, centers))} centres but {len(bank)} tiles; both need one per spot"
-            raise InputValueError(msg)
         if not 1 <= group_size <= batch_size:
             msg = f"group_size is {group_size}; between 1 and batch_size={batch_size} is needed"
             raise InputValueError(msg)
-        self.group_size = group_size
-        self._centers = centers
         parts = (self.train_idx, self.val_idx, self.test_idx)
         neighbours = _within_parts(_neighbours_of_all(centers, n), parts)
-        self._batches = _HoodBatches(RowBatches(bank, expression), neighbours)
-        self._train_sampler = _GroupBatches(
-            self._by_slide(self.train_idx), group_size, batch_size, seed, drop_last
+        rows = RowBatches(bank, expression, self._position)
+        self._batches = self._with_context(_HoodBatches(rows, neighbours))
+        slides = self._by_slide(self.train_idx)
+        self._train_sampler = (
+            SlideBatches(slides, len(self._train_sampler), self._cut_groups, seed)
+            if self._one_slide
+            else _GroupBatches(slides, group_size, batch_size, seed, drop_last)
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all validation spots, always in the same batches; none without a validation split."""
         if not self.n_val:
             return []
-        n_batches = -(-self.n_val // self.batch_size)
-        batches = _filled(
-            _cut(self._by_slide(self.val_idx), self.group_size),
-            np.random.default_rng(self.seed),
-            [len(part) for part in np.array_split(self.val_idx, n_batches)],
-        )
-        return self._loader(shared(FixedBatches(list(batches)), self.trainer))
+        rng = np.random.default_rng(self.seed)
+        slides = self._by_slide(self.val_idx)
+        # Of all slides together, or of each.
+        sets = [[slide] for slide in slides] if self._one_slide else [slides]
+        batches = [
+            batch for own in sets for batch in self._fill(_cut(own, self.group_size), own, rng)
+        ]
+        return self._loader(shared(FixedBatches(batches), self.trainer))
 
     def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """Give all test spots in order; none without test spots."""
         if not len(self.test_idx):
             return []
-        starts = np.arange(self.batch_size, len(self.test_idx), self.batch_size)
-        return self._loader(FixedBatches([[rows] for rows in np.split(self.test_idx, starts)]))
+        return self._loader(FixedBatches([[rows] for rows in self._in_order(self.test_idx)]))
+
+    def _cut_groups(self, slide: Slide, rng: np.random.Generator) -> list[list[NDArray[np.intp]]]:
+        """Cut one slide into batches of nearly equal size, each of compact groups."""
+        return self._fill(_cut([slide], self.group_size, rng), [slide], rng)
+
+    def _fill(
+        self,
+        groups: Sequence[NDArray[np.intp]],
+        slides: Sequence[Slide],
+        rng: np.random.Generator,
+    ) -> list[list[NDArray[np.intp]]]:
+        n_spots = sum(len(rows) for rows, _ in slides)
+        parts = np.array_split(np.arange(n_spots), -(-n_spots // self.batch_size))
+        return list(_filled(groups, rng, [len(part) for part in parts]))
 
     def _content(self) -> Iterator[Any]:
         yield from super()._content()
         yield self.group_size
         yield from self._centers
 
-    def _by_slide(
-        self, rows: NDArray[np.intp]
-    ) -> list[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+    def _by_slide(self, rows: NDArray[np.intp]) -> list[Slide]:
         """Rows and their centres, slide by slide."""
         stops = list(accumulate(map(len, self._centers)))
         slide = np.searchsorted(stops, rows, side="right")
@@ -173,7 +197,7 @@ class _GroupBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
 
     def __init__(
         self,
-        slides: list[tuple[NDArray[np.intp], NDArray[np.float64]]],
+        slides: list[Slide],
         group_size: int,
         batch_size: int,
         seed: int,
@@ -196,7 +220,7 @@ class _GroupBatches(Passes, Sampler["list[NDArray[np.intp]]"]):
 
 
 def _cut(
-    slides: Sequence[tuple[NDArray[np.intp], NDArray[np.float64]]],
+    slides: Sequence[Slide],
     size: int,
     rng: np.random.Generator | None = None,
 ) -> list[NDArray[np.intp]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 # Rows that stay together when rows are shuffled in windows.
 _BLOCK = 16
@@ -111,6 +113,41 @@ def in_storage_order(bank: object, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Sort rows by where the bank keeps them."""
     places = getattr(bank, "places", None)
     return np.sort(rows) if places is None else rows[np.argsort(places[rows])]
+
+
+class SlideBatches(Passes, Sampler[Any]):
+    """Batches of one slide each, cut and mixed anew at every pass by the seed and the pass alone.
+
+    Parameters
+    ----------
+    slides
+        What is cut, slide by slide.
+    n_batches
+        How many batches all slides give.
+    cut
+        Cuts one slide.
+    seed
+        Seed of the order.
+    """
+
+    def __init__(
+        self,
+        slides: Sequence[T],
+        n_batches: int,
+        cut: Callable[[T, np.random.Generator], Sequence[Any]],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._slides, self._n_batches, self._cut, self._seed = slides, n_batches, cut, seed
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, first = self.begin()
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = [batch for slide in self._slides for batch in self._cut(slide, rng)]
+        yield from (batches[i] for i in rng.permutation(len(batches))[first:])
 
 
 class FixedBatches(Sampler[Any]):

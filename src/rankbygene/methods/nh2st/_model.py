@@ -10,24 +10,21 @@ import torch
 
 from rankbygene._arguments import extending
 from rankbygene._renamed import renamed
+from rankbygene.base.spots._context import Alone, Neighbours
 from rankbygene.base.spots._model import SpotModel
 from rankbygene.base.spots._options import SpotOptions, own_options
 from rankbygene.base.spots._plan import SpotPlan
-from rankbygene.data import NeighbourhoodDataModule, local_places, nearest_spots, spot_spacing
+from rankbygene.data import spot_spacing
 from rankbygene.errors import InputValueError
 from rankbygene.methods.nh2st._module import NH2STModule
 from rankbygene.methods.nh2st._plan import NH2STPlan
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rankbygene.base._setup import SpatialDatas
+    from rankbygene.base.spots._context import Context
+    from rankbygene.base.spots._surroundings import SlideFeatures, Surroundings
     from rankbygene.data import ExpressionBank, SpotFrame
-    from rankbygene.data.batches._datamodule import Tiles
     from rankbygene.methods.nh2st._module import Activation, ContrastOn, DecodeFrom, Pooling, Tokens
-
-# Neighbourhoods that are combined together.
-_AT_ONCE = 1024
 
 
 class NH2ST(SpotModel):
@@ -69,7 +66,6 @@ class NH2ST(SpotModel):
     }
     _drawn_together: ClassVar[int] = 64
     module: NH2STModule
-    _nearest: tuple[SpotFrame, NDArray[np.intp]] | None = None
 
     @own_options
     @renamed(views="tta")
@@ -106,7 +102,8 @@ class NH2ST(SpotModel):
 
     def _build_module(self, network: torch.nn.Module) -> NH2STModule:
         settings = dict(self.module_kwargs)
-        self._n, self._tta = settings.pop("n_neighbourhood"), settings.pop("tta")
+        settings.pop("n_neighbourhood")
+        self._tta = settings.pop("tta")
         backbone: Any = network
         return NH2STModule(
             network,
@@ -121,22 +118,12 @@ class NH2ST(SpotModel):
     def _build_plan(self, settings: dict[str, Any]) -> NH2STPlan:
         return NH2STPlan(self.module, seed=self.seed, **settings)
 
-    def _build_datamodule(
-        self, inputs: Tiles, bank: ExpressionBank, plan: SpotPlan, **batches: Any
-    ) -> NeighbourhoodDataModule:
-        looks_around = self.module.decode_from != "query" or plan.weights["neighbour"] > 0
-        if not looks_around:
-            batches["group_size"] = 1
-        return NeighbourhoodDataModule(
-            inputs,
-            bank,
-            self.training_split,
-            [frame.centers_um for frame in self.training_frames.values()],
-            n=self._n if looks_around else 1,
-            seed=self.seed,
-            drop_last=True,
-            **batches,
-        )
+    def _context(self, plan: SpotPlan | None) -> Context:
+        looks_around = self.module_kwargs["decode_from"] != "query"
+        if plan is None:
+            return Neighbours(self.module_kwargs["n_neighbourhood"]) if looks_around else Alone()
+        looks_around = looks_around or plan.weights["neighbour"] > 0
+        return Neighbours(self.module_kwargs["n_neighbourhood"] if looks_around else 1)
 
     @extending(SpotModel.train)
     @renamed(patch_size="group_size")
@@ -173,39 +160,14 @@ class NH2ST(SpotModel):
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
         return self.module.gene_features(expression, measured)
 
-    def _rows_needed(self, frame: SpotFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-        if self.module.decode_from == "query":
-            return rows
-        return local_places(self._neighbours_of(frame)[rows])[0]
+    def _slide_product(self, slide: SlideFeatures) -> dict[str, torch.Tensor]:
+        self._warn_of_spacing(slide.frame)
+        return {}
 
-    def _combine(
-        self,
-        values: dict[str, NDArray[np.float32]],
-        frame: SpotFrame,
-        rows: NDArray[np.intp],
-        needed: NDArray[np.intp],
-    ) -> dict[str, NDArray[np.float32]]:
+    def _combine(self, spots: Surroundings) -> dict[str, torch.Tensor]:
         """Predict from the features of a slide's tiles, each encoded once."""
-        if self.module.decode_from == "query":
-            return values
-        self._warn_of_spacing(frame)
-        _, places = local_places(self._neighbours_of(frame)[rows])
-        expression = np.empty((len(rows), len(self.genes)), np.float32)
-        for start in range(0, len(rows), _AT_ONCE):
-            block = slice(start, start + _AT_ONCE)
-            own, inside = local_places(places[block])
-            features = torch.from_numpy(values["features"][own]).to(self.device)
-            neighbours = torch.from_numpy(inside).to(self.device)
-            with torch.inference_mode():
-                predicted = self.module.predict_from_features(features, neighbours)
-            expression[block] = predicted.cpu().numpy()
-        return {"latent": values["latent"][places[:, 0]], "expression": expression}
-
-    def _neighbours_of(self, frame: SpotFrame) -> NDArray[np.intp]:
-        """Nearest spots of a slide, kept for the last one, which large slides ask for many times."""
-        if self._nearest is None or self._nearest[0] is not frame:
-            self._nearest = frame, nearest_spots(frame.centers, self._n)
-        return self._nearest[1]
+        predicted = self.module.predict_from_features(spots.values["features"], spots.neighbours)
+        return {"latent": spots.own("latent"), "expression": predicted}
 
     def _warn_of_spacing(self, frame: SpotFrame) -> None:
         """Say when neighbours are nearer or farther than those that the model learned from."""

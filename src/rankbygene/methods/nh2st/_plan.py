@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -145,21 +145,6 @@ class NH2STPlan(SpotPlan):
         )
         return tuple(rows.float() for rows in self.module.encode(view) if rows is not None)
 
-    def join(self, parts: Sequence[Batch], sizes: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Make one batch of those of all processes; each numbers its own tiles and groups."""
-        counted = []
-        n_tiles, n_groups = 0, 0
-        for part, size in zip(parts, sizes, strict=True):
-            neighbours, group = part["neighbours"], part["group"]
-            present = neighbours >= 0
-            renumbered = {
-                "neighbours": torch.where(present, neighbours + n_tiles, neighbours),
-                "group": group + n_groups,
-            }
-            counted.append({**part, **renumbered})
-            n_tiles, n_groups = n_tiles + size, n_groups + int(group.max()) + 1
-        return super().join(counted, sizes)
-
     def _terms(self, batch: Batch, encoded: Encoded) -> dict[str, torch.Tensor]:
         expression, measured = batch["expression"], batch["measured"]
         output = self.module(encoded, expression, measured, batch["neighbours"])
@@ -191,7 +176,3 @@ class NH2STPlan(SpotPlan):
             batch["measured"][spots],
             batch["slide"][spots],
         )
-
-    def n_spots(self, batch: Batch) -> int:
-        """Count the spots, not the tiles around them."""
-        return len(batch["neighbours"])

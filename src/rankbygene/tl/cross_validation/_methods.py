@@ -100,8 +100,8 @@ class ModelMethod:
     def widest_tile(self, image: ImageSettings) -> float:
         """How wide the widest tile at a spot is, in micrometres."""
         own = self.model_kwargs.get("tile_um")
-        context = self.model_kwargs.get("context_um") or ()
-        return max(map(float, (image.tile_um if own is None else own, *context)))
+        width = float(image.tile_um if own is None else own)
+        return max(class_of(self.method).widths_of(width, self.model_kwargs))
 
     @checked
     def over(self, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]) -> ModelMethod:
