@@ -4,7 +4,7 @@ import importlib
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -118,6 +118,27 @@ def test_a_loss_without_any_weight_is_refused(name: str) -> None:
     ):
         warnings.simplefilter("error")
         make_plan(name, **{old: -1})
+
+
+def test_a_plan_may_hand_on_its_terms_or_declare_them() -> None:
+    class Declared(rbg.train.SpotPlan):
+        default_weights: ClassVar[dict[str, float]] = {"expression": 1.0, "own": 2.0}
+        losses = judge = None  # type: ignore[assignment]
+
+        def __init__(self, weights: Any = None) -> None:
+            network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            module = rbg.module.RankByGeneModule(network, n_features=3, n_genes=4)
+            how: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "warmup": None}
+            super().__init__(module, weights=weights, chunk_size=None, seed=0, **how)
+
+    class HandedOn(Declared):
+        default_weights: ClassVar[dict[str, float]] = {}
+
+    assert Declared({"own": 3}).weights == {"expression": 1.0, "own": 3.0}
+    with pytest.raises(InputKeyError, match="did you mean 'own'"):
+        Declared({"owm": 3})
+    assert HandedOn({"own": 3}).weights == {"own": 3.0}
+    assert set(HandedOn({"own": 3}).monitors()) == {"validation_loss", "validation_own"}
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -31,7 +31,8 @@ class SpotPlan(BatchPlan):
     ----------
     default_weights
         The terms of the loss, by the names under which they are logged, and their weights; that of
-        predicted expression is called ``"expression"``.
+        predicted expression is called ``"expression"``. A method that declares none takes the terms that
+        it hands on as ``weights``.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class SpotPlan(BatchPlan):
         Of every random choice.
     """
 
-    default_weights: ClassVar[Mapping[str, float]]
+    default_weights: ClassVar[Mapping[str, float]] = {}
     same_everywhere = OF_SLIDE
 
     @checked(weights=None)
@@ -67,7 +68,7 @@ class SpotPlan(BatchPlan):
     ) -> None:
         super().__init__(module, chunk_size=chunk_size, seed=seed)
         self.module: SpotModule
-        own = check_weights(weights or {}, "weights", terms=self.default_weights)
+        own = check_weights(weights or {}, "weights", terms=self.default_weights or weights or {})
         self.weights = {**self.default_weights, **own}
         if not any(self.weights.values()):
             msg = f"the weights are {self.weights}, so that nothing would be learned; give a term a weight"
