@@ -268,7 +268,7 @@ SECTIONS = {
     "narrow": (
         "Tiles as narrow as the pitch",
         "The same sections with tiles of 224 um, a little more than the pitch of 200 um: what lies around a spot must "
-        "come from its neighbours. NH2ST in patches of 8.\n",
+        "come from its neighbours. NH2ST in groups of 8.\n",
     ),
     "bulb": (
         "Olfactory bulb, leave one animal out",
