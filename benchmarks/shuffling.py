@@ -34,7 +34,7 @@ def train(slides: list[Any], window: int | None, seed: int, epochs: int, cache: 
         seed=seed,
     )
 
-    def datamodule(inputs: Any, bank: Any, plan: Any, **batches: Any) -> SpatialDataModule:
+    def datamodule(inputs: Any, bank: Any, *_: Any, **batches: Any) -> SpatialDataModule:
         return SpatialDataModule(
             inputs, bank, model.training_split, seed=seed, shuffle_window=window, **batches
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
@@ -93,13 +94,23 @@ class ToyPlan(SpotPlan):
         )
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        truth, predicted, measured, _ = self.judge(batch)
+        whole = self.whole(batch)
+        if whole.tiles is None:
+            features = whole.targets["features"][:, 0]
+        else:
+            (features,) = self.encode(
+                lambda tiles, _: (self.module.encode(tiles.images),), whole, generator
+            )
+        truth, predicted, measured, _ = self._judged(features, whole.targets)
         predicted = self.module.standardize(predicted)
         return {"expression": self._expression_error(predicted, truth, measured)}
 
     def judge(self, batch: Any) -> Any:
         kept = batch.get("features")
         features = self.module.encode(batch["image"]) if kept is None else kept[:, 0]
+        return self._judged(features, batch)
+
+    def _judged(self, features: torch.Tensor, batch: Any) -> Any:
         slide = batch["slide_features"].mean(0) if "slide_features" in batch else None
         predicted = self.module.to_training_scale(self.module(features, batch, slide))
         spots = batch["neighbours"][:, 0] if "neighbours" in batch else slice(None)
@@ -152,6 +163,9 @@ class Toy(SpotModel):
         if said["near"]:
             context = context & Neighbours(said["near"], frozen=True)
         return context & WholeSlide() if said["whole"] else context
+
+    def _batch_settings(self, batch_size: int | str) -> dict[str, Any]:
+        return {"group_size": 4} if self.module_kwargs["live"] else {}
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.module.encode(images)
@@ -327,6 +341,12 @@ def test_a_batch_holds_pixels_positions_and_kept_features_at_once(slides: Any) -
         )
     assert sorted(seen) == sorted(module.train_idx.tolist())
     assert len(batches) == len(module.train_dataloader())
+    second = [batch["spot"].tolist() for batch in module.train_dataloader()]
+    again, _ = batches_of(model)
+    again.start_at(1, 1)  # as a fit that goes on in the middle of its second pass
+    assert [batch["spot"].tolist() for batch in again.train_dataloader()] == second[1:]
+    assert again.fingerprint() == module.fingerprint()
+    assert batches_of(make(slides, near=5))[0].fingerprint() != module.fingerprint()
 
 
 def test_a_block_split_hides_held_out_pixels_from_the_other_side(make_slides: Any) -> None:
@@ -450,3 +470,13 @@ def test_the_same_seed_and_kept_images_or_features_train_alike(slides: Any) -> N
     for name, tensor in one.module.state_dict().items():
         assert torch.equal(tensor, same.module.state_dict()[name])
         torch.testing.assert_close(tensor, kept.module.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by fork")
+def test_two_processes_train_what_one_trains(slides: Any) -> None:
+    one, many = (
+        train(make(slides, **KINDS["all"]), **how)
+        for how in ({}, {"devices": 2, "strategy": "ddp_fork"})
+    )
+    for name, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(tensor, many.module.state_dict()[name], rtol=0, atol=1e-5)

@@ -31,7 +31,7 @@ class KeptRows:
     Parameters
     ----------
     features
-        float32 ``[m, ...]``, of an encoder that does not change; in memory or mapped from a file.
+        float32 ``[m, ...]``, of an encoder that does not change.
     position
         float32 ``[m, 2]``, centres in micrometres.
     """
