@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from rankbygene.base.spots._context import Widths as Widths
     from rankbygene.base.spots._model import SpotModel as SpotModel
     from rankbygene.base.spots._module import SpotModule as SpotModule
+    from rankbygene.base.spots._module import TileModule as TileModule
     from rankbygene.base.spots._options import SpotOptions as SpotOptions
     from rankbygene.base.spots._options import own_options as own_options
     from rankbygene.base.spots._plan import SpotPlan as SpotPlan
     from rankbygene.base.spots._surroundings import SlideFeatures as SlideFeatures
     from rankbygene.base.spots._surroundings import Surroundings as Surroundings
+    from rankbygene.base.spots._tile_plan import TilePlan as TilePlan
 
 _WHERE = {
     "Alone": "rankbygene.base.spots._context",
@@ -29,6 +31,8 @@ _WHERE = {
     "SpotModule": "rankbygene.base.spots._module",
     "SpotOptions": "rankbygene.base.spots._options",
     "SpotPlan": "rankbygene.base.spots._plan",
+    "TileModule": "rankbygene.base.spots._module",
+    "TilePlan": "rankbygene.base.spots._tile_plan",
     "Surroundings": "rankbygene.base.spots._surroundings",
     "WholeSlide": "rankbygene.base.spots._context",
     "Widths": "rankbygene.base.spots._context",

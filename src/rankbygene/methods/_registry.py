@@ -23,6 +23,8 @@ M = TypeVar("M", bound="type[SpotModel]")
 _METHODS = {
     "rankbygene": "RankByGene",
     "nh2st": "NH2ST",
+    "stnet": "STNet",
+    "bleep": "BLEEP",
 }
 # Packages name theirs here: ``name = "package.module:Class"``.
 GROUP = "rankbygene.methods"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import islice
 from typing import Self
 
 import torch
 from torch import nn
 
 from rankbygene._arguments import checked
-from rankbygene.nn import normalize_pixels
+from rankbygene.nn import normalize_pixels, orientations
 from rankbygene.nn.encoders._fine_tune import rest_frozen
 
-__all__ = ["SpotModule"]
+__all__ = ["SpotModule", "TileModule", "split_widths"]
 
 
 class SpotModule(nn.Module, ABC):
@@ -108,3 +109,56 @@ class SpotModule(nn.Module, ABC):
     def normalize_images(self, images: torch.Tensor) -> torch.Tensor:
         """Scale images, uint8 or float in [0, 1], to what the backbone expects."""
         return normalize_pixels(images, self.pixel_mean, self.pixel_std)
+
+
+class TileModule(SpotModule):
+    """Networks on top of one image encoder that sees each tile by itself.
+
+    Parameters
+    ----------
+    backbone
+        ``[B, 3, H, W]`` to ``[B, n_features]``.
+    n_genes
+        Size of the panel.
+    pixel_mean, pixel_std
+        Channel statistics that the backbone expects, on the scale [0, 1].
+    """
+
+    @checked
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_genes: int,
+        pixel_mean: tuple[float, float, float],
+        pixel_std: tuple[float, float, float],
+    ) -> None:
+        super().__init__(n_genes, pixel_mean, pixel_std)
+        self.backbone = backbone
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The image encoder."""
+        return [self.backbone]
+
+    def image_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Encode images ``[B, 3 * n_widths, H, W]`` to ``[B, n_widths * n_features]``."""
+        features: torch.Tensor = self.backbone(self.normalize_images(split_widths(images)))
+        return features.view(len(images), -1)
+
+    def encode_orientations(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode images in each orientation: ``features``."""
+        return {"features": torch.stack([self.image_features(v) for v in orientations(images)], 1)}
+
+    def averaged_features(self, images: torch.Tensor, tta: int = 8) -> torch.Tensor:
+        """Encode images, the mean over ``tta`` of their eight orientations."""
+        turned = islice(orientations(images), tta)
+        return torch.stack([self.image_features(view).float() for view in turned]).mean(0)
+
+    def predict_from_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Predict expression ``[B, n_genes]`` on the training scale, where the networks do."""
+        raise NotImplementedError
+
+
+def split_widths(images: torch.Tensor) -> torch.Tensor:
+    """Take tiles apart that are stacked along the channels: ``[B, 3 * n, H, W]`` to ``[B * n, 3, H, W]``."""
+    return images.view(-1, 3, *images.shape[2:])

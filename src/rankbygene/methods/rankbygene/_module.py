@@ -11,7 +11,7 @@ from torch import nn
 
 from rankbygene._arguments import checked
 from rankbygene._renamed import renamed
-from rankbygene.base.spots._module import SpotModule
+from rankbygene.base.spots._module import SpotModule, split_widths
 from rankbygene.errors import InputValueError
 from rankbygene.nn import (
     N_STATISTICS,
@@ -24,7 +24,7 @@ from rankbygene.nn import (
 from rankbygene.nn._first_statistics import first_color_texture_statistics
 from rankbygene.nn._statistics import STATISTICS_VERSION
 
-__all__ = ["ImageBranch", "RankByGeneModule", "split_widths"]
+__all__ = ["ImageBranch", "RankByGeneModule"]
 
 Network = Literal["student", "teacher"]
 
@@ -209,8 +209,3 @@ class RankByGeneModule(SpotModule):
         """Colour and texture statistics of tiles, as the weights of ``statistics`` were fitted on."""
         first = self.statistics_version == 1
         return first_color_texture_statistics(images) if first else color_texture_statistics(images)
-
-
-def split_widths(images: torch.Tensor) -> torch.Tensor:
-    """Take tiles apart that are stacked along the channels: ``[B, 3 * n, H, W]`` to ``[B * n, 3, H, W]``."""
-    return images.view(-1, 3, *images.shape[2:])

@@ -12,9 +12,10 @@ import torch
 from rankbygene._arguments import checked
 from rankbygene._checks import check_weights
 from rankbygene._renamed import renamed
+from rankbygene.base.spots._module import split_widths
 from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.errors import InputValueError
-from rankbygene.methods.rankbygene._module import Network, RankByGeneModule, split_widths
+from rankbygene.methods.rankbygene._module import Network, RankByGeneModule
 from rankbygene.nn.losses import (
     RankingReduction,
     RankingVariant,

@@ -15,6 +15,7 @@ from rankbygene.nn.losses._ranking_consistency import (
     ranking_consistency,
 )
 from rankbygene.nn.losses._similarity import Similarity, similarity
+from rankbygene.nn.losses._soft_target_contrast import soft_target_contrast
 
 __all__ = [
     "RankingReduction",
@@ -27,4 +28,5 @@ __all__ = [
     "nt_xent",
     "ranking_consistency",
     "similarity",
+    "soft_target_contrast",
 ]

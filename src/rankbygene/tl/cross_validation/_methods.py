@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from rankbygene._arguments import check_settings, checked, checked_fields
-from rankbygene._checks import check_regressor
+from rankbygene._checks import check_regressor, keywords_of
 from rankbygene.base._runner import check_train_kwargs
+from rankbygene.base.spots._model import SpotModel
 from rankbygene.errors import InputTypeError, InputValueError, RankByGeneError
 from rankbygene.methods._registry import class_of, names
 from rankbygene.tl.cross_validation._ensemble import EnsembleMethod
@@ -245,25 +246,25 @@ def baseline(name: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[s
     }
     if name in simple:
         return simple[name]
-    # The shared settings may be those of another method, with other losses.
-    plan = dict(train_kwargs.get("plan_kwargs", {}))
-    rates = {key: plan[key] for key in ("lr", "gene_lr", "weight_decay", "warmup") if key in plan}
-    shared = {**train_kwargs, "plan_kwargs": rates}
-    own = {"validation_size", "split_by", "validation_slides"}
-    model_kwargs = {key: value for key, value in model_kwargs.items() if key in own}
-    off = {"ranking": 0.0, "distillation": 0.0}
-    if name == "supervised":
-        # Mean squared error alone, and no average of weights: momentum 0 makes teacher and student one.
-        error = {**off, "contrast": 0.0, "expression": 1.0}
-        plain = {"weights": error, "ema_start": 0.0, "ema_end": 0.0}
-        return ModelMethod(train_kwargs={"plan_kwargs": plain}).over(model_kwargs, shared)
-    if name == "retrieval":
-        contrast = {"weights": {**off, "contrast": 1.0, "expression": 0.0}, "symmetric": True}
-        return ModelMethod(train_kwargs={"plan_kwargs": contrast}, predict="retrieval").over(
-            model_kwargs, shared
-        )
+    trained = {"supervised": "stnet", "retrieval": "bleep"}
+    if name in trained:
+        return _trained_baseline(trained[name], model_kwargs, train_kwargs)
     msg = f"baseline {name!r} is not known; choose from {', '.join(map(repr, BASELINES))}"
     raise InputValueError(msg)
+
+
+def _trained_baseline(
+    method: str, model_kwargs: Mapping[str, Any], train_kwargs: Mapping[str, Any]
+) -> ModelMethod:
+    """Train another method under the shared settings, which may have the losses of the method beside it."""
+    plan = dict(train_kwargs.get("plan_kwargs", {}))
+    rates = {key: plan[key] for key in ("lr", "weight_decay", "warmup") if key in plan}
+    common = keywords_of(SpotModel.train)
+    others = {key for name in names() for key in keywords_of(class_of(name).train)} - {*common}
+    shared = {key: value for key, value in train_kwargs.items() if key not in others}
+    held_out = {"validation_size", "split_by", "validation_slides"}
+    kept = {key: value for key, value in model_kwargs.items() if key in held_out}
+    return ModelMethod(method).over(kept, {**shared, "plan_kwargs": rates})
 
 
 def encoders_of(

@@ -1,0 +1,1 @@
+"""BLEEP: expression by retrieval in a space that images and profiles share."""
