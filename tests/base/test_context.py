@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from spatialdata import SpatialData
 from torch import nn
 
+import rankbygene as rbg
 from rankbygene.base.spots._context import Alone, Context, Neighbours, WholeSlide, Widths
 from rankbygene.base.spots._features import keep_context
 from rankbygene.base.spots._model import SpotModel
@@ -363,6 +364,25 @@ def test_spots_that_a_sample_left_out_are_still_seen(slides: Any) -> None:
     _, batches = batches_of(model, batch_size=8)
     assert len(model.training_split.rows("train")) < 50
     assert {len(batch["slide_features"]) for batch in batches} == {40}
+    train(model, batch_size=8)
+    held_out = {
+        name: np.flatnonzero(labels == "validation") for name, labels in model.split.labels.items()
+    }
+    ((name, rows),) = [(name, rows) for name, rows in held_out.items() if len(rows)]
+    predicted = model.get_normalized_expression()[name].to_numpy()[rows]
+    bank = model._expression_bank()
+    truth = bank.values[model.training_split.rows("validation")]
+    np.testing.assert_allclose(
+        model.validation_pearson, rbg.metrics.pearson(truth, predicted), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_slide_with_too_few_spots_for_a_batch_of_its_own_is_named(slides: Any) -> None:
+    model = make(slides, whole=True)
+    few = model.training_split.labels[next(iter(model.frames))]
+    few[1:] = "test"
+    with pytest.raises(InputValueError, match=r"'slide_0_spots' has a batch of 1 .*compare 2"):
+        train(model)
 
 
 def test_parts_of_a_batch_join_to_the_whole(slides: Any) -> None:

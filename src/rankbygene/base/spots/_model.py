@@ -291,6 +291,7 @@ class SpotModel(ResultsMixin, FilesMixin):
                     plan.check_sizes(size, len(validation))
                     batches = {**batches, "batch_size": size}
                 datamodule = make(**batches)
+                _check_slides(datamodule, plan.smallest_batch)
                 self.training_params = {
                     "max_epochs": epochs,
                     "precision": runner["precision"],
@@ -423,3 +424,15 @@ class SpotModel(ResultsMixin, FilesMixin):
         return ExpressionBank.build(
             self.frames, self.genes, self.normalization, rows=self._used_rows()
         )
+
+
+def _check_slides(batches: SpatialDataModule, needed: int) -> None:
+    """Refuse slides whose batches, where each is of one slide, leave losses nothing to compare."""
+    size, slide = batches.smallest_batch
+    if slide is not None and size < needed:
+        msg = (
+            f"spots are seen with their whole slide, so that a batch is of one, and slide {slide!r} has "
+            f"a batch of {size} of its training spots; the losses compare {needed} at least. Leave it out, "
+            "hold out less of it, or pass another batch_size"
+        )
+        raise InputValueError(msg)

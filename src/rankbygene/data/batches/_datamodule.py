@@ -99,8 +99,8 @@ class SpatialDataModule(ResumableBatches):
     Raises
     ------
     InputValueError
-        If the banks differ in length, if rows repeat or do not exist, if there are fewer
-        training rows than one batch holds, or one on a slide whose batches are its own.
+        If the banks differ in length, if rows repeat or do not exist, or if there are fewer
+        training rows than one batch holds.
     InputKeyError
         If the explicit rows have no ``"train"`` or an unknown name.
     """
@@ -158,6 +158,20 @@ class SpatialDataModule(ResumableBatches):
         """Number of validation spots."""
         return len(self.val_idx)
 
+    @property
+    def smallest_batch(self) -> tuple[int, str | None]:
+        """Training spots of the smallest batch, and the slide that it is of where each is of one."""
+        if not self._one_slide:
+            return self.batch_size, None
+        sizes = {
+            self._expression.slides[self._expression.slide_of_row[rows[0]]]: _smallest(
+                len(rows), self.batch_size
+            )
+            for rows in self._slides_of(self.train_idx)
+        }
+        slide = min(sizes, key=sizes.__getitem__)
+        return sizes[slide], slide
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give the shuffled training batches."""
         return self._loader(shared(self._train_sampler, self.trainer))
@@ -185,7 +199,6 @@ class SpatialDataModule(ResumableBatches):
     def _order_of_rows(self) -> Passes:
         if self._one_slide:
             slides = self._slides_of(self.train_idx)
-            _check_slides(slides, self._expression)
             n_batches = sum(-(-len(rows) // self.batch_size) for rows in slides)
             return SlideBatches(slides, n_batches, self._cut_rows, self.seed)
         train = self.train_idx
@@ -392,17 +405,9 @@ def _positions(centers: Sequence[NDArray[np.float64]], n_rows: int) -> NDArray[n
     return np.concatenate(list(centers)).astype(np.float32)
 
 
-def _check_slides(slides: Sequence[NDArray[np.intp]], expression: ExpressionBank) -> None:
-    """Refuse slides that give batches of one spot, in which nothing can be compared."""
-    single = [
-        expression.slides[expression.slide_of_row[rows[0]]] for rows in slides if len(rows) < 2
-    ]
-    if single:
-        msg = (
-            f"slides {single} have one training spot each, and a batch of spots that look at their whole "
-            "slide is of one slide, at least 2 spots; leave these slides out or hold out less of them"
-        )
-        raise InputValueError(msg)
+def _smallest(n_rows: int, batch_size: int) -> int:
+    """Rows of the smallest of as few batches as hold so many rows, all of nearly equal size."""
+    return n_rows // -(-n_rows // batch_size)
 
 
 def _rows_of_parts(split: SpotSplit | Mapping[str, ArrayLike]) -> dict[str, NDArray[np.intp]]:
