@@ -34,6 +34,7 @@ import torch
 
 import rankbygene as rbg
 from rankbygene.errors import RankByGeneError
+from rankbygene.methods._registry import public_names
 
 PACKAGES = ("model", "data", "pp", "tl", "pl", "io", "datasets", "metrics", "nn", "nn.losses", "module", "train", "testing")  # fmt: skip
 
@@ -238,10 +239,8 @@ class World:
 
     def _make_models(self) -> dict[str, Any]:
         models = {}
-        for name in ("RankByGene", "NH2ST"):
-            more = (
-                {} if name == "RankByGene" else {"n_latent": 16, "n_hidden": 16, "tokens": "vector"}
-            )
+        for name in public_names("model"):
+            more = {"n_latent": 16, "n_hidden": 16, "tokens": "vector"} if name == "NH2ST" else {}
             models[name] = getattr(rbg.model, name)(self.slides, **self.tiny, **more, seed=0)
         return models
 
@@ -471,6 +470,7 @@ def _networks() -> dict[str, Callable[[], dict[str, Any]]]:
         "nn.losses.ranking_consistency": lambda: {
             "image_similarity": W.tensor(4, 4), "gene_similarity": W.tensor(4, 4),
         },
+        "nn.losses.soft_target_contrast": lambda: {"gene": W.tensor(6, 4), "image": W.tensor(6, 4)},
         "nn.losses.similarity": lambda: {"features": W.tensor(4, 3)},
         "module.ImageBranch": lambda: {
             "backbone": W.network, "projection": torch.nn.Identity(), "predictor": torch.nn.Identity(),
@@ -620,7 +620,7 @@ def _data() -> dict[str, Callable[[], dict[str, Any]]]:
 
 def _models() -> dict[str, Callable[[], dict[str, Any]]]:
     calls: dict[str, Callable[[], dict[str, Any]]] = {}
-    for name in ("RankByGene", "NH2ST"):
+    for name in public_names("model"):
         key = f"model.{name}"
         calls |= {
             key: lambda: {"sdata": W.slides, **W.tiny, "seed": 0},
@@ -747,7 +747,24 @@ def _unseen() -> Any:
 @cache
 def calls() -> dict[str, Callable[[], dict[str, Any]]]:
     """How each public callable is called: keyword arguments that are valid, in tiny."""
-    return {**_metrics(), **_networks(), **_data(), **_models(), **_judges()}
+    told = {**_metrics(), **_networks(), **_data(), **_models(), **_judges()}
+    return {**_of_methods(told), **told}
+
+
+def _of_methods(told: dict[str, Any]) -> dict[str, Callable[[], dict[str, Any]]]:
+    """How what the methods of the registry bring is called, where nothing more is needed."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name in public_names("model"):
+        found[f"module.{name}Module"] = lambda: {
+            "backbone": W.network,
+            "n_features": 64,
+            "n_genes": 4,
+        }
+        found[f"train.{name}Plan"] = lambda name=name: {"module": W.untrained[name].module}
+        for key in public():
+            if key.startswith(f"model.{name}.") and key not in told and not key.endswith(".load"):
+                found[key] = lambda name=name: {"self": W.model(name), "sdata": W.sdata}
+    return found
 
 
 # Not called by a user with arguments of their own, with the reason.
@@ -781,7 +798,7 @@ LEFT_OUT: dict[str, str] = {
         ("nn.MaxPooling", "nn.MeanPooling", "train.SyncBatchNorm", "train.SyncBatchNorm.apply",
          "train.SyncBatchNorm.revert", "train.shard", "train.find_batch_size", "train.Resume",
          "train.read_checkpoint", "io.fill_store",
-         "model.NH2ST.load"),
+         *(f"model.{name}.load" for name in public_names("model") if name != "RankByGene")),
         "takes nothing, a device that is not there, or is tried under another name",
     ),
 }  # fmt: skip
