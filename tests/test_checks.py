@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -207,6 +207,25 @@ def test_lists_that_would_mean_something_else_where_empty_are_refused() -> None:
         draw([])
     with pytest.raises(InputValueError, match="features is empty"):
         draw("mae", {})
+
+
+def test_annotations_are_read_whether_they_are_text_or_objects() -> None:
+    class Local: ...
+
+    def draw(n: Any, um: Any, where: Any, how: Any, local: Any) -> Any:
+        return n, um, where, how, local
+
+    texts = ["int | None", "Sequence[float]", "str | Path", "Literal['a', 'b']", "Local"]
+    kinds = [int | None, Sequence[float], str | Path, Literal["a", "b"], Local | None]
+    for hints in (texts, kinds):
+        draw.__annotations__ = dict(zip(["n", "um", "where", "how", "local"], hints, strict=True))
+        guarded = checked(draw)
+        assert guarded(np.int64(3), np.ones(1), "x", "a", 1) == (3, [1.0], "x", "a", 1)
+        for place, odd in enumerate([True, ["x"], 3, "c"]):
+            good = [3, [1.0], "x", "a", None]
+            good[place] = odd
+            with pytest.raises(RankByGeneError):
+                guarded(*good)
 
 
 @pytest.mark.parametrize("value", ["", " ", "a/b", ".a", "__a", "a b", "a\n", 3, None, b"x"])

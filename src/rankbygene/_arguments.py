@@ -11,6 +11,7 @@ import ast
 import contextlib
 import functools
 import inspect
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,8 @@ SHARE: Bounds = {"at_least": 0, "at_most": 1}
 POSITIVE: Bounds = {"above": 0}
 NOT_NEGATIVE: Bounds = {"at_least": 0}
 ONE_OR_MORE: Bounds = {"at_least": 1}
+# What Python puts before names where it shows an annotation that was not kept as text.
+_ELSEWHERE = re.compile(r"\b(?:collections\.abc|pathlib|typing)\.")
 # Every generator of random numbers takes these.
 SEED: Bounds = {"at_least": 0, "at_most": 2**32 - 1}
 
@@ -195,8 +198,11 @@ def _widened(
 
 
 def _text(hint: Any) -> str:
-    """Give an annotation as it was written."""
-    return str(getattr(hint, "__forward_arg__", hint))
+    """Give an annotation as it was written, also where Python has made an object of it."""
+    written = getattr(hint, "__forward_arg__", hint)
+    if isinstance(written, str):
+        return written
+    return _ELSEWHERE.sub("", inspect.formatannotation(written))
 
 
 def _guard_fields(cls: C, special: Mapping[str, Bounds | Check | None]) -> C:
@@ -325,7 +331,7 @@ def _kinds_of(
         if special.get(name, ()) is None:
             continue
         kind = _Reader(name, scope, special.get(name) or BOUNDS.get(name, {})).read(
-            str(parameter.annotation)
+            _text(parameter.annotation)
         )
         if kind is not None:
             kinds[name] = _each(kind) if parameter.kind is parameter.VAR_POSITIONAL else kind
@@ -388,9 +394,11 @@ class _Reader:
 
     def read(self, annotation: str) -> _Kind | None:
         """Give the kind, or None where it is not known."""
-        parts = [
-            ast.unparse(part) for part in _alternatives(ast.parse(annotation, mode="eval").body)
-        ]
+        try:
+            written = ast.parse(annotation, mode="eval").body
+        except SyntaxError:  # an object that does not show itself as code
+            return None
+        parts = [ast.unparse(part) for part in _alternatives(written)]
         if parts[:3] == ["SpatialData", "Sequence[SpatialData]", "Mapping[str, SpatialData]"]:
             parts = ["SpatialDatas", *parts[3:]]
         if callable(self.bounds) and "str" not in parts:
