@@ -30,6 +30,7 @@ from rankbygene.base.spots._fitting import largest_batch, standardisation, valid
 from rankbygene.base.spots._options import DEFAULTS, SpotOptions
 from rankbygene.base.spots._results import ResultsMixin
 from rankbygene.base.spots._seen import SpotRecord
+from rankbygene.base.spots._spacing import mean_spacing
 from rankbygene.data import (
     ExpressionBank,
     Normalization,
@@ -65,11 +66,14 @@ class SpotModel(ResultsMixin, FilesMixin):
 
     # Spots that a sample of a large slide draws side by side.
     _drawn_together: ClassVar[int] = 1
-    # What takes the settings that ``train`` hands on, by the name of the mapping.
+    # What takes further settings that ``train`` hands on, and what it is given otherwise.
     _settings_of: ClassVar[dict[str, tuple[Callable[..., Any], tuple[str, ...]]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "_plan_class" in vars(cls):
+            own = vars(cls).get("_settings_of", {})
+            cls._settings_of = {"plan_kwargs": (cls._plan_class, ("module", "seed")), **own}
         order = inspect.signature(cls.__init__).parameters
         cls.__doc__ = with_parameters(cls.__doc__, SpotOptions.__doc__, order)
 
@@ -304,6 +308,8 @@ class SpotModel(ResultsMixin, FilesMixin):
 
     def _finish(self, bank: ExpressionBank) -> None:
         """Do what follows the training of the networks, and score the validation spots."""
+        if self._context(None).looks_around:
+            self.training_params["spacing_um"] = mean_spacing(self.frames.values())
         self._after_training(bank)
         if "expression" in self.gives:
             rows = self.training_split.rows("validation")

@@ -85,9 +85,14 @@ class ModelState(TrainedModel, ABC):
     def _build_module(self, network: torch.nn.Module) -> torch.nn.Module:
         """Build the torch module around an image backbone, by ``module_kwargs``."""
 
-    @abstractmethod
+    # The class of the training of ``module``, which takes it, the seed and the user's settings.
+    _plan_class: ClassVar[type[SpotPlan]]
+
     def _build_plan(self, settings: dict[str, Any]) -> SpotPlan:
         """Build the training of ``module`` with the user's settings."""
+        plan: Any = self._plan_class
+        built: SpotPlan = plan(self.module, seed=self.seed, **settings)
+        return built
 
     @abstractmethod
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -105,7 +110,8 @@ class ModelState(TrainedModel, ABC):
 
     def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
         """Map expression ``[B, n_genes]`` to the gene branch's representation, where there is one."""
-        raise NotImplementedError
+        latent: torch.Tensor = self.module.gene_features(expression, measured)
+        return latent
 
     def _slide_product(self, slide: SlideFeatures) -> dict[str, torch.Tensor]:
         """Compute what the spots of a slide share, before any of them is combined with others.
@@ -140,6 +146,15 @@ class ModelState(TrainedModel, ABC):
 
     def _restore_method_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take back what :meth:`_method_state` gave."""
+
+    @property
+    def _panel_and_pixels(self) -> dict[str, Any]:
+        """What the networks of every method are built with: size of the panel, scale of the pixels."""
+        return {
+            "n_genes": len(self.genes),
+            "pixel_mean": self.backbone.mean,
+            "pixel_std": self.backbone.std,
+        }
 
     # ---- what follows from it ------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from rankbygene.base.spots._spacing import warn_of_spacing
 from rankbygene.data import local_places, nearest_spots
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ class Around:
 class Combines(Protocol):
     """What puts spots together: a model."""
 
+    training_params: dict[str, Any]
+
     @property
     def device(self) -> torch.device: ...
 
@@ -152,6 +155,9 @@ class Combination:
     def __init__(self, model: Combines, around: Around, names: Sequence[str], read: Read) -> None:
         self._model, self._around, self._read = model, around, read
         self._names = [name for name in names if name != CONTEXT_FEATURES]
+        learned = model.training_params.get("spacing_um")
+        if learned is not None:
+            warn_of_spacing(around.frame, learned)
         with torch.inference_mode():
             slide = SlideFeatures(around.frame, read, model.device)
             self._product = model._slide_product(slide)

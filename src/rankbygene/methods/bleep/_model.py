@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ class BLEEP(SpotModel):
     """
 
     method: ClassVar[str] = "bleep"
-    _settings_of = {"plan_kwargs": (BLEEPPlan, ("module", "seed"))}
+    _plan_class = BLEEPPlan
     module: BLEEPModule
     references: ReferenceBank | None = None
 
@@ -77,15 +77,10 @@ class BLEEP(SpotModel):
         return BLEEPModule(
             network,
             n_features=self.backbone.n_features * len(self.tile_widths),
-            n_genes=len(self.genes),
             n_latent=self.module_kwargs["n_latent"],
             dropout=self.module_kwargs["dropout"],
-            pixel_mean=self.backbone.mean,
-            pixel_std=self.backbone.std,
+            **self._panel_and_pixels,
         )
-
-    def _build_plan(self, settings: dict[str, Any]) -> BLEEPPlan:
-        return BLEEPPlan(self.module, seed=self.seed, **settings)
 
     def _after_training(self, bank: ExpressionBank) -> None:
         """Embed the profiles of the training spots, and of no others."""
@@ -145,9 +140,6 @@ class BLEEP(SpotModel):
             "latent": latent,
             "expression": self._bank().retrieve(latent, k, weighting).expression,
         }
-
-    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-        return self.module.gene_features(expression, measured)
 
     def _bank(self) -> ReferenceBank:
         if self.references is None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-import numpy as np
 import torch
 
 from rankbygene._arguments import extending
@@ -14,16 +12,13 @@ from rankbygene.base.spots._context import Alone, Neighbours
 from rankbygene.base.spots._model import SpotModel
 from rankbygene.base.spots._options import SpotOptions, own_options
 from rankbygene.base.spots._plan import SpotPlan
-from rankbygene.data import spot_spacing
-from rankbygene.errors import InputValueError
 from rankbygene.methods.nh2st._module import NH2STModule
 from rankbygene.methods.nh2st._plan import NH2STPlan
 
 if TYPE_CHECKING:
     from rankbygene.base._setup import SpatialDatas
     from rankbygene.base.spots._context import Context
-    from rankbygene.base.spots._surroundings import SlideFeatures, Surroundings
-    from rankbygene.data import ExpressionBank, SpotFrame
+    from rankbygene.base.spots._surroundings import Surroundings
     from rankbygene.methods.nh2st._module import Activation, ContrastOn, DecodeFrom, Pooling, Tokens
 
 
@@ -61,9 +56,7 @@ class NH2ST(SpotModel):
     """
 
     method: ClassVar[str] = "nh2st"
-    _settings_of = {
-        "plan_kwargs": (NH2STPlan, ("module", "seed")),
-    }
+    _plan_class = NH2STPlan
     _drawn_together: ClassVar[int] = 64
     module: NH2STModule
 
@@ -92,12 +85,6 @@ class NH2ST(SpotModel):
         tta: int = 8,
         **options: Unpack[SpotOptions],
     ) -> None:
-        if n_neighbourhood < 1 or k < 1:
-            msg = (
-                f"n_neighbourhood={n_neighbourhood} and k={k} must be at least 1: a neighbourhood "
-                "holds the spot itself, a hyperedge a partner"
-            )
-            raise InputValueError(msg)
         super().__init__(sdata, **options)
 
     def _build_module(self, network: torch.nn.Module) -> NH2STModule:
@@ -108,15 +95,10 @@ class NH2ST(SpotModel):
         return NH2STModule(
             network,
             n_features=self.backbone.n_features,
-            n_genes=len(self.genes),
             map_shape=backbone.map_shape(self.tile_px),
-            pixel_mean=self.backbone.mean,
-            pixel_std=self.backbone.std,
+            **self._panel_and_pixels,
             **settings,
         )
-
-    def _build_plan(self, settings: dict[str, Any]) -> NH2STPlan:
-        return NH2STPlan(self.module, seed=self.seed, **settings)
 
     def _context(self, plan: SpotPlan | None) -> Context:
         looks_around = self.module_kwargs["decode_from"] != "query"
@@ -146,10 +128,6 @@ class NH2ST(SpotModel):
         largest = 32 if isinstance(batch_size, str) else min(32, batch_size)
         return {"group_size": self._group_size or largest}
 
-    def _after_training(self, bank: ExpressionBank) -> None:
-        spacings = [spot_spacing(frame.centers_um) for frame in self.frames.values()]
-        self.training_params["spacing_um"] = float(np.nanmean(spacings))
-
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.module.image_features(images, tta=self._tta)
         latent = self.module.query(features)
@@ -157,27 +135,7 @@ class NH2ST(SpotModel):
             return {"latent": latent, "expression": self.module.predict_from_features(features)}
         return {"latent": latent, "features": features}
 
-    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-        return self.module.gene_features(expression, measured)
-
-    def _slide_product(self, slide: SlideFeatures) -> dict[str, torch.Tensor]:
-        self._warn_of_spacing(slide.frame)
-        return {}
-
     def _combine(self, spots: Surroundings) -> dict[str, torch.Tensor]:
         """Predict from the features of a slide's tiles, each encoded once."""
         predicted = self.module.predict_from_features(spots.values["features"], spots.neighbours)
         return {"latent": spots.own("latent"), "expression": predicted}
-
-    def _warn_of_spacing(self, frame: SpotFrame) -> None:
-        """Say when neighbours are nearer or farther than those that the model learned from."""
-        found, learned = spot_spacing(frame.centers_um), self.training_params["spacing_um"]
-        if not (found > 1.5 * learned or learned > 1.5 * found):
-            return
-        text = (
-            f"the spots of slide {frame.slide!r} are {found:.0f} um apart, those of training "
-            f"{learned:.0f} um; neighbourhoods of another size shift predictions. Predict at shapes "
-            "or with `predict_slide(step_um=...)` at about the spacing of training, or train with "
-            "decode_from='query'"
-        )
-        warnings.warn(text, UserWarning, stacklevel=2)

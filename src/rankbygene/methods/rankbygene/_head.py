@@ -18,7 +18,10 @@ from rankbygene.methods.rankbygene._module import RankByGeneModule
 from rankbygene.nn import ExpressionMLP
 from rankbygene.train._callbacks import check_weights
 
-__all__ = ["fit_head"]
+__all__ = ["GIVEN", "fit_head"]
+
+# What a model gives to it.
+GIVEN = ("module", "features", "targets", "measured", "train", "validation", "seed")
 
 
 @checked

@@ -14,12 +14,11 @@ from rankbygene._renamed import renamed
 from rankbygene.base._last_good import good_state_kept
 from rankbygene.base.spots._model import SpotModel
 from rankbygene.base.spots._options import SpotOptions, own_options
-from rankbygene.errors import InputValueError
 from rankbygene.methods.rankbygene._afterwards import add_frozen_head, add_statistics
-from rankbygene.methods.rankbygene._head import fit_head
+from rankbygene.methods.rankbygene._head import GIVEN, fit_head
 from rankbygene.methods.rankbygene._module import RankByGeneModule
 from rankbygene.methods.rankbygene._plan import RankByGenePlan
-from rankbygene.methods.rankbygene._released import load_released_checkpoint
+from rankbygene.methods.rankbygene._released import check_takes_released, load_released_checkpoint
 
 if TYPE_CHECKING:
     from rankbygene.base._setup import SpatialDatas
@@ -65,13 +64,8 @@ class RankByGene(SpotModel):
     """
 
     method: ClassVar[str] = "rankbygene"
-    _settings_of = {
-        "plan_kwargs": (RankByGenePlan, ("module", "seed")),
-        "head_kwargs": (
-            fit_head,
-            ("module", "features", "targets", "measured", "train", "validation", "seed"),
-        ),
-    }
+    _plan_class = RankByGenePlan
+    _settings_of = {"head_kwargs": (fit_head, GIVEN)}
     module: RankByGeneModule
 
     @own_options
@@ -93,17 +87,12 @@ class RankByGene(SpotModel):
         return RankByGeneModule(
             network,
             n_features=self.backbone.n_features,
-            n_genes=len(self.genes),
             n_latent=self.module_kwargs["n_latent"],
             head=self.module_kwargs["head"],
             statistics=self.module_kwargs["statistics"],
             n_widths=len(self.tile_widths),
-            pixel_mean=self.backbone.mean,
-            pixel_std=self.backbone.std,
+            **self._panel_and_pixels,
         )
-
-    def _build_plan(self, settings: dict[str, Any]) -> RankByGenePlan:
-        return RankByGenePlan(self.module, seed=self.seed, **settings)
 
     @extending(SpotModel.train)
     def train(
@@ -142,15 +131,7 @@ class RankByGene(SpotModel):
         InputValueError
             The checkpoint does not fit, or the model has another head.
         """
-        if self.module.head != "frozen":
-            msg = "the released checkpoints hold no prediction head; make the model with head='frozen'"
-            raise InputValueError(msg)
-        if self.fine_tuning.get("fine_tune", "full") != "full":
-            msg = (
-                "the released checkpoints hold a student and a teacher that differ everywhere; make the "
-                f"model with fine_tune='full', not {self.fine_tuning['fine_tune']!r}"
-            )
-            raise InputValueError(msg)
+        check_takes_released(self.module.head, self.fine_tuning.get("fine_tune", "full"))
         self._head_settings = self._settings("head_kwargs", head_kwargs)
         with good_state_kept(self, partial(self._finish, self._expression_bank())):
             load_released_checkpoint(path, self.module)
@@ -166,6 +147,3 @@ class RankByGene(SpotModel):
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features, expression = self.module.represent(images, tta=self.module_kwargs["tta"])
         return {"latent": features, "expression": expression}
-
-    def _apply_genes(self, expression: torch.Tensor, measured: torch.Tensor) -> torch.Tensor:
-        return self.module.gene_features(expression, measured)

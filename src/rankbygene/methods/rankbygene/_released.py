@@ -15,7 +15,7 @@ from rankbygene.nn import read_tensors
 if TYPE_CHECKING:
     from rankbygene.methods.rankbygene._module import RankByGeneModule
 
-__all__ = ["load_released_checkpoint"]
+__all__ = ["check_takes_released", "load_released_checkpoint"]
 
 # Their prefix, then ours. Layers of the projection heads are renamed after it.
 _PREFIXES = {
@@ -96,5 +96,24 @@ def _check_fit(
             f"{len(unfit)} tensors of {path} do not fit the module (first: {first} is "
             f"{tuple(found[first].shape)}, needs {tuple(wanted[first].shape)}); use the encoder, "
             "n_latent and the gene panel, in its order, that the checkpoint was trained with"
+        )
+        raise InputValueError(msg)
+
+
+def check_takes_released(head: str, fine_tune: str) -> None:
+    """Refuse a model that the released checkpoints do not fit.
+
+    Raises
+    ------
+    InputValueError
+        It has another head, or student and teacher share weights.
+    """
+    if head != "frozen":
+        msg = "the released checkpoints hold no prediction head; make the model with head='frozen'"
+        raise InputValueError(msg)
+    if fine_tune != "full":
+        msg = (
+            "the released checkpoints hold a student and a teacher that differ everywhere; make the "
+            f"model with fine_tune='full', not {fine_tune!r}"
         )
         raise InputValueError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import torch
 
@@ -42,7 +42,7 @@ class STNet(SpotModel):
 
     method: ClassVar[str] = "stnet"
     gives = frozenset({"latent", "expression"})
-    _settings_of = {"plan_kwargs": (STNetPlan, ("module", "seed"))}
+    _plan_class = STNetPlan
     module: STNetModule
 
     @own_options
@@ -60,13 +60,8 @@ class STNet(SpotModel):
         return STNetModule(
             network,
             n_features=self.backbone.n_features * len(self.tile_widths),
-            n_genes=len(self.genes),
-            pixel_mean=self.backbone.mean,
-            pixel_std=self.backbone.std,
+            **self._panel_and_pixels,
         )
-
-    def _build_plan(self, settings: dict[str, Any]) -> STNetPlan:
-        return STNetPlan(self.module, seed=self.seed, **settings)
 
     def _apply(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.module.averaged_features(images, tta=self.module_kwargs["tta"])
