@@ -51,7 +51,8 @@ def fit(
         One object, or a list or dict ``{slide: object}``.
     method
         Which model, by its name: ``"rankbygene"`` is :class:`rankbygene.model.RankByGene`, ``"nh2st"``
-        is :class:`rankbygene.model.NH2ST`; others may have been registered, see :func:`register`.
+        :class:`rankbygene.model.NH2ST`, ``"stnet"`` :class:`rankbygene.model.STNet`, ``"bleep"``
+        :class:`rankbygene.model.BLEEP`; others may have been registered, see :func:`register`.
     genes, backbone, pretrained, seed
         As in :class:`rankbygene.model.RankByGene`.
     max_epochs
