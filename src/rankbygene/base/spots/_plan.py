@@ -23,7 +23,7 @@ __all__ = ["Batch", "SpotPlan"]
 
 
 class SpotPlan(BatchPlan):
-    """Training of a :class:`~rankbygene.module.SpotModule` by a weighted sum of losses.
+    """Training of a :class:`~rankbygene.base.SpotModule` by a weighted sum of losses.
 
     Subclasses say what the losses are and how spots are predicted.
 
