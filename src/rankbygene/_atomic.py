@@ -159,7 +159,7 @@ def claim(
     check_regular(file)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{file} is damaged ({error}); delete {folder}, or pass another"
         raise InputValueError(msg) from error
 
@@ -207,13 +207,16 @@ def is_temporary(path: Path) -> bool:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse to open pipes, devices and folders, which may block for ever.
+    """Refuse to open pipes, devices and folders, which may block for ever, and links to nothing.
 
     Raises
     ------
     InputValueError
         There is something of that name that is not a file.
     """
+    if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110  (pathlib's raises on loops)
+        msg = f"{path} is a link that leads nowhere; remove it"
+        raise InputValueError(msg)
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a pipe, socket or device"
         msg = f"{path} is {kind}, not a file; move it away"
@@ -222,8 +225,13 @@ def check_regular(path: Path) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove a folder in one step; what a killed process leaves of it is removed by :func:`settle`."""
-    with _temporary(path) as temporary:
-        path.rename(temporary / _NEW)
+    try:
+        with _temporary(path) as temporary:
+            path.rename(temporary / _NEW)
+    except OSError:
+        # A full disk has no room for a folder to move it to.
+        if path.exists():
+            shutil.rmtree(path)
 
 
 @contextmanager
@@ -242,6 +250,9 @@ def _temporary(path: Path) -> Iterator[Path]:
             break
         except (Timeout, FileNotFoundError):
             continue  # another process took it for a dead one's before it had a lock
+        except BaseException:  # such as a full disk
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     try:
         yield temporary
     finally:
@@ -421,7 +432,8 @@ def check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         msg = f"{path} exists already; pass another path, or overwrite=True to replace it"
         raise OutputExistsError(msg)
-    if Path.cwd().is_relative_to(path.resolve()):
+    # pathlib's own raises on links that lead to themselves.
+    if Path.cwd().is_relative_to(os.path.realpath(path)):
         msg = f"{path} holds the working directory and is not replaced; pass a folder of its own"
         raise InputValueError(msg)
 

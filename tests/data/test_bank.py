@@ -50,7 +50,7 @@ def test_files_beyond_the_memory_limit(frames: dict[str, SpotFrame], temporary: 
     bank = TileBank.build(frames, tile_um=16, tile_px=32, memory_limit=1000)
     np.testing.assert_array_equal(bank[:], in_memory[:])
     assert not isinstance(bank[[1, 2]], np.memmap)
-    assert len(list(temporary.glob("*/*.npy"))) == 2
+    assert len(list(temporary.rglob("*.npy"))) == 2
     del bank
     gc.collect()
     assert list(temporary.iterdir()) == []

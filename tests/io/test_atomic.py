@@ -12,8 +12,8 @@ import pytest
 from spatialdata import SpatialData
 
 from rankbygene import _atomic
-from rankbygene._atomic import scratch, settle
-from rankbygene.errors import OutputFailedError
+from rankbygene._atomic import check_regular, scratch, settle
+from rankbygene.errors import InputValueError, OutputFailedError
 from rankbygene.io import atomic_directory, atomic_file, write_sdata
 
 
@@ -307,3 +307,27 @@ def test_scratch_goes_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.Monk
         assert folder != other
         assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_for_a_lock_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, *args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_atomic.FileLock, "acquire", full)
+    with pytest.raises(OutputFailedError, match="Free some space"), atomic_file(tmp_path / "out"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_that_lead_nowhere_are_refused_or_replaced(tmp_path: Path) -> None:
+    for goal in ("itself", "nothing"):
+        link = tmp_path / "itself"
+        link.symlink_to(goal)
+        with pytest.raises(InputValueError, match="link that leads nowhere"):
+            check_regular(link)
+        with atomic_file(link) as file:
+            file.write_text("new")
+        assert link.read_text() == "new"
+        link.unlink()

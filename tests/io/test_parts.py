@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rankbygene.errors import InputValueError
+from rankbygene.errors import InputValueError, OutputFailedError
 from rankbygene.io._parts import Parts
 
 VALUES = np.arange(20.0).reshape(10, 2) + 1
@@ -23,7 +24,7 @@ def fill(folder: Path) -> Parts:
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped", "cut off", "empty", "zeroed tail", "missing", "swapped"]
+    "damage", ["header", "flipped", "cut off", "empty", "zeroed tail", "missing", "swapped"]
 )
 def test_damaged_parts_are_named_and_made_anew(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "parts"
@@ -32,6 +33,7 @@ def test_damaged_parts_are_named_and_made_anew(tmp_path: Path, damage: str) -> N
     content = file.read_bytes()
     file.write_bytes(
         {
+            "header": content[:10] + bytes([content[10] ^ 4]) + content[11:],
             "flipped": content[:-4] + bytes([content[-4] ^ 64]) + content[-3:],
             "cut off": content[: len(content) // 2],
             "empty": b"",
@@ -70,3 +72,23 @@ def test_other_files_are_refused_and_removal_leaves_nothing(tmp_path: Path) -> N
     (folder / ".notes").write_text("mine")
     with pytest.raises(InputValueError, match=r"other files.*\.notes"):
         parts(folder)
+
+
+def test_a_part_that_finds_no_room_is_an_error(tmp_path: Path) -> None:
+    """Of the last bytes of a file that NumPy writes itself it does not hear."""
+    resource = pytest.importorskip("resource")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            made = parts(tmp_path / "parts")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+            made.write(0, {"x": np.ones((5, 30))})
+        except OutputFailedError:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    again = parts(tmp_path / "parts")
+    assert not again.is_done(0)
+    assert [item.name for item in again.folder.iterdir()] == ["job.json"]

@@ -16,8 +16,8 @@ import pytest
 import zarr
 from spatialdata import SpatialData
 
-from rankbygene.errors import OutputFailedError
-from rankbygene.io import write_results
+from rankbygene.errors import InputValueError, OutputFailedError
+from rankbygene.io import _update, write_results
 from rankbygene.io._update import (
     Element,
     column_order,
@@ -245,3 +245,37 @@ def test_what_cannot_be_written_is_said(stored: tuple[SpatialData, Path], make_s
         write_results(sdata, table_key="counts")
     with pytest.raises(KeyError, match=r"'he'.*annotate"):
         write_results(sdata, key="he")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"X_a"', '"X_b"'),
+        lambda text: text[:-9],
+        lambda text: "[" * 100_000,
+        lambda text: '{"format": 1, "table": "../..", "elements": [], "columns": {}}',
+        lambda text: (
+            '{"format": 1, "table": "table", "columns": {"obs": [], "var": []}, '
+            '"elements": [{"slot": "obs", "name": "../../../x"}]}'
+        ),
+    ],
+    ids=["name", "end", "depth", "outside", "no place"],
+)
+def test_a_damaged_journal_moves_nothing(
+    make_slides: Any, tmp_path: Path, change: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    anndata.io.write_elem(zarr.open_group(store, mode="w"), "table", make_slides(1)[0]["table"])
+    replace_elements(store, "table", elements(1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(_update, "_move", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            replace_elements(store, "table", elements(2.0))
+    journal = store / ".rankbygene" / "journal.json"
+    journal.write_text(change(journal.read_text()))
+    before = {str(item.relative_to(store)) for item in store.rglob("*")}
+    with pytest.raises(InputValueError, match=r"journal\.json.*Delete .*rankbygene repair"):
+        finish_update(store)
+    assert before == {str(item.relative_to(store)) for item in store.rglob("*")}
+    shutil.rmtree(journal.parent)
+    assert marks(store) == {1.0}

@@ -8,6 +8,7 @@ Outputs appear complete or not at all, and an existing one is replaced only with
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -390,7 +391,7 @@ def _check_free(paths: Sequence[Path], *, overwrite: bool) -> None:
     if taken and not overwrite:
         msg = f"already there: {', '.join(taken)}; choose another path or pass --overwrite"
         raise OutputExistsError(msg)
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
         msg = f"outputs must differ: {', '.join(map(str, paths))}"
         raise InputValueError(msg)
     for path in paths:
@@ -434,7 +435,7 @@ def _read_slide(path: Path) -> SpatialData:
 
 def _read_slides(paths: Sequence[Path]) -> dict[str, SpatialData]:
     """Read slides, named after their folders so that training and scoring agree on the names."""
-    names = [path.resolve().stem for path in paths]
+    names = [Path(os.path.realpath(path)).stem for path in paths]
     if len(set(names)) < len(names):
         msg = f"slides are named after their folders, which must differ: {', '.join(names)}"
         raise InputValueError(msg)

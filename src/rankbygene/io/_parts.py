@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import warnings
@@ -19,7 +20,7 @@ from rankbygene.errors import InputValueError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "write_array"]
 
 _JOB = "job.json"
 # What each part says of itself: its job, and kind, length and checksum of each array.
@@ -81,7 +82,8 @@ class Parts:
         if part not in self._checked and self._place(part).exists():
             try:
                 self._check(part)
-            except (_DamagedError, OSError, ValueError, KeyError, TypeError) as error:
+            # What is damaged gives errors of many kinds: of NumPy, of the parser of its headers, of JSON.
+            except Exception as error:  # noqa: BLE001
                 msg = f"{self._place(part)} is damaged ({error}); it is computed again"
                 warnings.warn(msg, UserWarning, stacklevel=2)
                 return False
@@ -102,7 +104,7 @@ class Parts:
         }
         with atomic_directory(self._place(part), overwrite=True) as place:
             for name, values in arrays.items():
-                np.save(place / f"{name}.npy", values)
+                write_array(place / f"{name}.npy", values)
             (place / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
     def remove(self) -> None:
@@ -168,6 +170,13 @@ class Parts:
                 f"{', '.join(differing)}; repeat that run to finish it, or delete the folder"
             )
             raise InputValueError(msg)
+
+
+def write_array(file: Path, values: NDArray[Any]) -> None:
+    """Write an array; NumPy itself does not notice when the last bytes of a file find no room."""
+    content = io.BytesIO()
+    np.save(content, values)
+    file.write_bytes(content.getbuffer())
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:

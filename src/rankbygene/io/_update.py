@@ -25,8 +25,9 @@ import numpy as np
 import zarr
 from filelock import FileLock
 
-from rankbygene._atomic import disk_errors, sync
+from rankbygene._atomic import check_regular, disk_errors, sync
 from rankbygene.errors import InputValueError, OutputFailedError
+from rankbygene.io._checksums import record_checksum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +47,7 @@ logger = logging.getLogger("rankbygene")
 
 _FOLDER, _JOURNAL = ".rankbygene", "journal.json"
 _COLUMNS = "column-order"
+_SLOTS = ("obs", "var", "obsm", "layers", "uns")
 # What a killed zarr leaves of a file that it was writing.
 _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 # Values that are compared at once when what was written is read back.
@@ -94,7 +96,8 @@ def replace_elements(store: Path, table: str, elements: Sequence[tuple[Element, 
                 "elements": [asdict(element) for element, _ in elements],
                 "columns": {slot: column_order(store / table / slot) for slot in ("obs", "var")},
             }
-            _replace_text(aside / _JOURNAL, json.dumps(journal))
+            sealed = {**journal, "checksum": record_checksum(journal)}
+            _replace_text(aside / _JOURNAL, json.dumps(sealed))
         except BaseException:
             if not (aside / _JOURNAL).exists():
                 shutil.rmtree(aside, ignore_errors=True)
@@ -168,7 +171,7 @@ def _finish(store: Path) -> None:
     if not aside.exists():
         return
     if (aside / _JOURNAL).exists():
-        _move(store, aside, _read_journal(aside / _JOURNAL))
+        _move(store, aside, _read_journal(store, aside / _JOURNAL))
         for name in ("new", "old"):
             shutil.rmtree(aside / name, ignore_errors=True)
         write_index(store)
@@ -215,12 +218,54 @@ def _take_away(table: Path, aside: Path, element: Element) -> None:
         place.rename(old)
 
 
-def _read_journal(file: Path) -> dict[str, Any]:
-    journal: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if journal.get("format") != 1:
-        msg = f"{file} is of an update that this version does not know; update rankbygene"
-        raise InputValueError(msg)
+def _read_journal(store: Path, file: Path) -> dict[str, Any]:
+    """Read what is to be moved, which nobody else may tell: it would move what it likes.
+
+    Raises
+    ------
+    InputValueError
+        The journal is damaged or foreign.
+    """
+    check_regular(file)
+    try:
+        journal = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(journal, dict):
+            msg = f"it holds a {type(journal).__name__}"
+            raise TypeError(msg)
+        # Stores that an earlier version was writing have no checksum.
+        if journal.pop("checksum", None) not in (None, record_checksum(journal)):
+            msg = "its contents and its checksum differ"
+            raise ValueError(msg)
+        if journal.get("format") != 1:
+            msg = f"its format is {journal.get('format')!r}"
+            raise ValueError(msg)
+        _check_places(store, journal)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        msg = (
+            f"{file}, which says how an interrupted write of results goes on, is damaged or foreign "
+            f"({error}). Delete {file.parent}, run `rankbygene repair {store}`, and write the results again"
+        )
+        raise InputValueError(msg) from error
     return journal
+
+
+def _check_places(store: Path, journal: Mapping[str, Any]) -> None:
+    """Refuse places outside the table."""
+    table = store / journal["table"]
+    if not table.resolve().is_relative_to(store.resolve()) or not (table / "obs").is_dir():
+        msg = f"there is no table {journal['table']!r}"
+        raise ValueError(msg)
+    if not journal["elements"]:
+        msg = "it moves nothing"
+        raise ValueError(msg)
+    for element in [Element(**values) for values in journal["elements"]]:
+        if element.slot not in _SLOTS or Path(element.name).name != element.name:
+            msg = f"{element.slot}/{element.name} is no place of a table"
+            raise ValueError(msg)
+    for slot in ("obs", "var"):
+        if not all(isinstance(name, str) for name in journal["columns"][slot]):
+            msg = f"its columns of {slot} are no names"
+            raise TypeError(msg)
 
 
 def _attributes(frame: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:

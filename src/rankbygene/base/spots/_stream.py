@@ -35,7 +35,7 @@ from rankbygene.base.spots._surroundings import CONTEXT_FEATURES, Around, Combin
 from rankbygene.data import TileReader
 from rankbygene.data._fingerprint import fingerprint_frame, hash_texts
 from rankbygene.errors import InputValueError
-from rankbygene.io._parts import Parts
+from rankbygene.io._parts import Parts, write_array
 from rankbygene.nn.encoders._weights import hash_weights
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _reader_of_results(
         if not (folder / f"{name}-{part}.npy").exists():
             found = finite(combined(_rows_of(parts, part)), frame.slide)
             for one in found:
-                np.save(folder / f"{one}-{part}.npy", found[one])
+                write_array(folder / f"{one}-{part}.npy", found[one])
         values: NDArray[np.float32] = np.load(folder / f"{name}-{part}.npy")
         return values
 

@@ -77,7 +77,7 @@ def cached_tiles(
         There is no room.
     """
     # Imported here because reading and writing builds on this folder.
-    from rankbygene._atomic import atomic_file, check_regular
+    from rankbygene._atomic import atomic_file, check_regular, settle
 
     # By the windows, which the key holds: spots that move by less than a pixel keep their places.
     corners = np.column_stack([reader.plan.x0, reader.plan.y0]).astype(np.float64)
@@ -88,6 +88,7 @@ def cached_tiles(
     path = folder / f"{frame.image_key}-{key}.npy"
     shape = (frame.n_obs, *reader.tile_shape)
     damaged = False
+    settle(path)  # a process may have been killed after its file was complete
     check_regular(path)
     if path.exists():
         try:
@@ -140,7 +141,8 @@ def _opened(path: Path, shape: tuple[int, ...], key: str) -> NDArray[np.uint8]:
         with path.open("rb") as handle:
             handle.seek(tiles.offset + tiles.nbytes)
             record = json.loads(handle.read())
-    except (ValueError, EOFError, SyntaxError) as error:
+    # NumPy hands on what the parser of its headers raises, which is of many kinds.
+    except Exception as error:
         msg = f"{path} is damaged ({error})"
         raise _DamagedError(msg) from error
     found = (tiles.shape, tiles.dtype, record)

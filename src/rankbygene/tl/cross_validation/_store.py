@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankbygene._atomic import check_claimable, check_regular, claim
+from rankbygene._atomic import check_claimable, check_regular, claim, settle
 from rankbygene.errors import InputTypeError, InputValueError
 from rankbygene.io import atomic_file
 
@@ -129,6 +129,7 @@ class FoldStore:
             The file is damaged, or it cannot be told whether the method is still the same.
         """
         file = self._file(method, fold, seed)
+        settle(file)  # a process may have been killed after its file was complete
         check_regular(file)
         if not file.exists():
             return None
