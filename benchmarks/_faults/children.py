@@ -102,7 +102,7 @@ def run_child(
     *,
     seconds: float = 60.0,
 ) -> Ended:
-    """Run something in a child whose files are in a folder, beside which a report is written.
+    """Run something in a child whose files are in a folder.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ def run_child(
     seconds
         After so many it hangs.
     """
-    report, began = folder.with_name(f"{folder.name}.report"), time.monotonic()
+    # Not on the disk of the folder, which may be full.
+    report, began = Path(tempfile.gettempdir()) / f"faults-{os.getpid()}", time.monotonic()
     report.unlink(missing_ok=True)
     fault = fault or Fault()
     with warnings.catch_warnings():
@@ -135,7 +136,15 @@ def run_child(
 
 
 def _live(work: Callable[[], Any], folder: Path, fault: Fault, report: Path) -> None:
-    """Be the child."""
+    """Be the child, and nothing else whatever happens."""
+    try:
+        _work(work, folder, fault, report)
+    finally:
+        os._exit(1)
+
+
+def _work(work: Callable[[], Any], folder: Path, fault: Fault, report: Path) -> None:
+    watch = _Watch(folder, fault)
     try:
         # Workers of the child end with it.
         os.setsid()
@@ -145,7 +154,6 @@ def _live(work: Callable[[], Any], folder: Path, fault: Fault, report: Path) -> 
             os.dup2(sink, stream)
         (folder / "tmp").mkdir(exist_ok=True)
         tempfile.tempdir = str(folder / "tmp")
-        watch = _Watch(folder, fault)
         sys.addaudithook(watch)
         watch.patch_fsync()
         if fault.largest is not None:
@@ -161,7 +169,6 @@ def _live(work: Callable[[], Any], folder: Path, fault: Fault, report: Path) -> 
     new = report.with_name(f"{report.name}.new")
     new.write_text(json.dumps(ended | {"operations": watch.n}), encoding="utf-8")
     new.rename(report)
-    os._exit(0)
 
 
 class _Watch:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from _faults.children import Fault, copied, names_in, run_child
-from _faults.kills import Unbroken, run_unbroken
+from _faults.kills import Unbroken, hidden, run_unbroken
 from _faults.outcome import (
     FINE,
     FOREIGN,
@@ -58,37 +58,23 @@ def _judge(
         tally.add(FINE if right else WRONG, f"{what}: done, and {read.value}")
     elif ended.how == "foreign":
         tally.add(FOREIGN, f"{what}: {ended.text[-900:]}")
-    elif ended.value != "OutputFailedError" or not _helps(ended.text, folder):
+    elif not _helps(ended.value, ended.text, folder):
         tally.add(FOREIGN, f"{what}: {ended.value} says {ended.text}")
     elif any(
         value not in (unbroken.before.get(key), unbroken.after.get(key))
         for key, value in read.value.items()
     ):
         tally.add(HALF, f"{what}: {read.value}")
-    elif left := _hidden(names_in(folder) - names):
+    elif left := hidden(names_in(folder) - names):
         tally.add(LITTER, f"{what}: {sorted(left)[:4]}")
     else:
         tally.add(REFUSED)
 
 
-def _hidden(names: set[str]) -> set[str]:
-    """Names that no output has: of temporary files and folders.
-
-    The journal of results that could not be moved to their places stays: the next call goes on from it.
-    """
-    return {
-        name
-        for name in names
-        if ".rankbygene" not in Path(name).parts
-        and (name.startswith("tmp/") or ".partial" in name or any(
-            part.startswith(".") and part.count(".") > 1 for part in Path(name).parts
-        ))
-    }  # fmt: skip
-
-
-def _helps(text: str, folder: Path) -> bool:
-    """Whether an error says what was written and what can be done."""
-    return str(folder) in text and "Free some space" in text
+def _helps(error: str, text: str, folder: Path) -> bool:
+    """Whether an error says what was written and what can be done; a cache asks for room before."""
+    remedies = {"OutputFailedError": "Free some space", "InputValueError": "on a larger disk"}
+    return str(folder) in text and remedies.get(error, "nothing") in text
 
 
 @contextmanager
@@ -127,5 +113,4 @@ def run_small_disks(scenario: Scenario, folder: Path, *, n: int, seed: int) -> T
             except (OSError, shutil.Error):
                 continue
             _judge(scenario, inner, unbroken, Fault(), tally)
-            (disk / "work.report").unlink(missing_ok=True)
     return tally

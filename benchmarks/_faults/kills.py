@@ -56,8 +56,30 @@ def run_kills(
             if ended.how in ("hang", "foreign", "refused") and not _was_stopped(ended, fault):
                 tally.add(HANG if ended.how == "hang" else FOREIGN, f"{what}: {ended.text[-400:]}")
                 continue
+            # Who is asked to end cleans up; who is killed leaves that to the next one.
+            left = hidden(names_in(folder)) if _was_stopped(ended, fault) else set()
+            if left:
+                tally.add(LITTER, f"{what}: {sorted(left)[:4]} after SIGTERM")
+                continue
             _judge(scenario, folder, unbroken, what, tally, states)
     return tally, states
+
+
+def hidden(names: set[str]) -> set[str]:
+    """Names that no output has: of temporary files and folders.
+
+    The journal of results that could not be moved to their places stays: the next call goes on from it.
+    """
+    return {
+        name
+        for name in names
+        if ".rankbygene" not in Path(name).parts
+        and (
+            name.startswith("tmp/")
+            or ".partial" in name
+            or any(part.startswith(".") and part.count(".") > 1 for part in Path(name).parts)
+        )
+    }
 
 
 def _was_stopped(ended: Ended, fault: Fault) -> bool:
@@ -67,10 +89,10 @@ def _was_stopped(ended: Ended, fault: Fault) -> bool:
 
 def _faults(unbroken: Unbroken, most: int, n_timed: int, rng: random.Random) -> Iterator[Fault]:
     n = unbroken.operations
-    every = range(n) if n <= most else sorted(rng.sample(range(n), most))
-    for i in every:
-        # Half of the kills leave the file that was written last in two.
-        yield Fault(kill_at=i, torn=bool(rng.getrandbits(1)))
+    # Kills leave the file that was written last whole, or in two.
+    every = [(i, torn) for i in range(n) for torn in (False, True)]
+    for i, torn in every if len(every) <= most else sorted(rng.sample(every, most)):
+        yield Fault(kill_at=i, torn=torn)
     for i in range(n_timed):
         yield Fault(
             kill_after=rng.uniform(0, unbroken.seconds),

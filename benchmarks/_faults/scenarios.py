@@ -63,13 +63,13 @@ class Scenario:
     expensive: bool = field(default=False)
 
 
-def make_scenarios(folder: Path) -> list[Scenario]:
-    """Make the folders that scenarios begin from, in a child; takes some seconds."""
-    warm_up(lambda: _make_folders(folder / "folders"), folder)
-    return _scenarios(folder / "folders")
+def make_scenarios(folder: Path, is_wanted: Callable[[Scenario], bool]) -> list[Scenario]:
+    """Make the folders that scenarios begin from, in a child, and give those that are wanted."""
+    warm_up(lambda: _make_folders(folder / "folders", is_wanted), folder)
+    return [scenario for scenario in _scenarios(folder / "folders") if is_wanted(scenario)]
 
 
-def _make_folders(folder: Path) -> None:
+def _make_folders(folder: Path, is_wanted: Callable[[Scenario], bool]) -> None:
     warnings.simplefilter("ignore")
     folder.mkdir()
     store, (older, _) = _slide(folder), _models(folder)
@@ -86,7 +86,7 @@ def _make_folders(folder: Path) -> None:
     other = rbg.datasets.synthetic(1, 36, 8, seed=9, um_per_px=UM_PER_PX)[0]
     rbg.io.write_sdata(other, _begun(folder, "copy", ()) / "copy.zarr")
     # So that all is imported that scenarios import.
-    for scenario in _scenarios(folder):
+    for scenario in filter(is_wanted, _scenarios(folder)):
         once = folder / "once"
         shutil.copytree(scenario.pristine, once)
         scenario.work(once)
