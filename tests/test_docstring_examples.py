@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 
 import rankbygene as rbg
+from rankbygene.methods._registry import public_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SUBPACKAGES = sorted(set(rbg.__all__) - {"__version__"})
 # Examples that train an image encoder are run elsewhere in small; others need files of the reader's.
 NOT_RUN = {
-    "rbg.model.RankByGene": "trains a ResNet-18 for 20 epochs",
-    "rbg.model.NH2ST": "trains a ResNet-18 for 20 epochs",
+    **dict.fromkeys(
+        (f"rbg.model.{name}" for name in public_names("model")), "trains a ResNet-18 for 20 epochs"
+    ),
     "rbg.model.pretrain": "trains a ResNet-18",
     "rbg.tl.cross_validate": "trains a model per fold",
     "rbg.tl.EnsembleMethod": "goes on from the example of cross_validate",

@@ -111,6 +111,8 @@ def register(cls: M) -> M:
         msg = f"register takes a subclass of rankbygene.base.SpotModel; found {cls!r}"
         raise InputTypeError(msg)
     missing = sorted(cls.__abstractmethods__)
+    if "plan_kwargs" not in cls._settings_of:
+        missing.append("_plan_class")
     if missing:
         msg = f"{cls.__name__} does not define {', '.join(missing)}, which every method has to"
         raise InputTypeError(msg)
