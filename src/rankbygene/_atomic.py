@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,10 @@ logger = logging.getLogger("rankbygene")
 
 # What a temporary folder may hold: the lock of its owner, the new and the old output.
 _LOCK, _NEW, _OLD = "lock", "new", "old"
+# Seconds after which what could not be removed is tried again.
+_WAITS = (0.02, *[0.1] * 20)
+# So often it must be found absent after an interruption.
+_ABSENT = 3
 # Errors that say that a disk cannot take more.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Libraries report a full disk in words of their own.
@@ -253,13 +258,20 @@ def _temporary(path: Path) -> Iterator[Path]:
         except BaseException:  # such as a full disk
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+    interrupted = False
     try:
         yield temporary
+    except (KeyboardInterrupt, SystemExit):
+        interrupted = True
+        raise
     finally:
         # Should what was there be neither replaced nor put back, its only copy stays.
         if path.exists() or not (temporary / _OLD).exists():
-            with contextlib.suppress(OSError):
-                _remove(temporary)
+            try:
+                _remove_surely(temporary, interrupted)
+            except (KeyboardInterrupt, SystemExit):  # asked to end while it is at it
+                _remove_surely(temporary, interrupted=True)
+                raise
         lock.release()
 
 
@@ -299,6 +311,21 @@ def _settle(temporary: Path, path: Path) -> None:
         _remove(temporary)
     finally:
         lock.release()
+
+
+def _remove_surely(temporary: Path, interrupted: bool) -> None:
+    """Remove a folder, also one in which threads of libraries still write, which no interruption stops."""
+    absent = 0
+    for seconds in _WAITS:
+        # Late ones make the folders anew that they miss.
+        absent = 0 if temporary.exists() else absent + 1
+        if absent == _ABSENT:
+            return
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+            if not interrupted:
+                return
+        time.sleep(seconds)
 
 
 def _remove(temporary: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +334,19 @@ def test_links_that_lead_nowhere_are_refused_or_replaced(tmp_path: Path) -> None
             file.write_text("new")
         assert link.read_text() == "new"
         link.unlink()
+
+
+def test_what_threads_still_write_is_removed_too(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        end = time.monotonic() + 0.25
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "late").touch()
+
+    with pytest.raises(SystemExit), atomic_directory(tmp_path / "out") as folder:
+        thread = threading.Thread(target=write, args=(folder / "chunks",))
+        thread.start()
+        raise SystemExit
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
