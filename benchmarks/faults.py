@@ -186,10 +186,18 @@ class Campaign:
         """Draw odd slides."""
         size = self._size
         began = time.monotonic()
-        tallies = run_inputs(
-            n_legal=size["legal"], n_illegal=size["illegal"], n_fits=size["fits"], start=self._seed
-        )
+        wanted = {
+            argument: size[key] * self._is_wanted(name)
+            for argument, key, name in (
+                ("n_legal", "legal", "legal slides"),
+                ("n_illegal", "illegal", "illegal slides"),
+                ("n_fits", "fits", "fits of odd slides"),
+            )
+        }
+        tallies = run_inputs(**wanted, start=self._seed)
         for name, tally in tallies.items():
+            if not len(tally):
+                continue
             self._rows.add("inputs", name, lambda tally=tally: tally)
         print(f"inputs: {time.monotonic() - began:.0f} s", file=sys.stderr)
 

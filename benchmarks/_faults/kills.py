@@ -49,7 +49,8 @@ def run_kills(
     """
     unbroken, tally = run_unbroken(scenario, folder), Tally()
     states: dict[str, int] = {}
-    for fault in _faults(unbroken, most, n_timed, random.Random(f"{seed} {scenario.name}")):
+    rng = random.Random(f"{seed} {scenario.name}")
+    for fault in _faults(scenario, unbroken, most, n_timed, rng):
         with copied(scenario.pristine, folder):
             ended = run_child(lambda: scenario.work(folder), folder, fault)
             what = f"{scenario.name}, {fault}"
@@ -87,12 +88,18 @@ def _was_stopped(ended: Ended, fault: Fault) -> bool:
     return fault.number == signal.SIGTERM and ended.value == "SystemExit"
 
 
-def _faults(unbroken: Unbroken, most: int, n_timed: int, rng: random.Random) -> Iterator[Fault]:
+def _faults(
+    scenario: Scenario, unbroken: Unbroken, most: int, n_timed: int, rng: random.Random
+) -> Iterator[Fault]:
     n = unbroken.operations
     # Kills leave the file that was written last whole, or in two.
     every = [(i, torn) for i in range(n) for torn in (False, True)]
     for i, torn in every if len(every) <= most else sorted(rng.sample(every, most)):
         yield Fault(kill_at=i, torn=torn)
+    if scenario.name.startswith("command line"):
+        # Workflow managers ask a step to end; it cleans up by itself.
+        for i in rng.sample(range(n), min(n, n_timed)):
+            yield Fault(kill_at=i, number=signal.SIGTERM)
     for i in range(n_timed):
         yield Fault(
             kill_after=rng.uniform(0, unbroken.seconds),

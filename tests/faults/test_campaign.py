@@ -52,3 +52,25 @@ def test_some_faults_of_every_kind_lose_nothing(tmp_path: Path) -> None:
     record = run_campaign(tmp_path / "faults.json", "--kinds", "kills", "disks", "files")
     assert len(record["rows"]["kills"]) >= 11
     assert len(record["rows"]["files"]) == 7
+
+
+def test_a_command_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from rankbygene import cli
+from rankbygene.io import atomic_directory
+
+@cli.app.command()
+def hold(path: Path) -> None:
+    with atomic_directory(path) as folder:
+        (folder / "file").write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+sys.argv = ["rankbygene", "hold", sys.argv[1]]
+cli.main()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    assert subprocess.run(command, capture_output=True, timeout=50).returncode == 128 + 15
+    assert list(tmp_path.iterdir()) == []
