@@ -200,8 +200,8 @@ def test_each_region_is_cut_from_the_image_that_is_named_for_it(
             raise TrainingError("far enough")
 
         place = {
-            "fit": "model._base.split_spots",
-            "cross-validate": "tl._cross_validate.make_folds",
+            "fit": "base.spots._model.split_spots",
+            "cross-validate": "tl.cross_validation._cross_validate.make_folds",
         }
         monkeypatch.setattr(f"rankbygene.{place[command]}", caught)
         done = runner.invoke(cli.app, [command, *arguments])

@@ -168,9 +168,9 @@ def test_shared_weights_are_filled_in_entry_by_entry_and_warned_of_once() -> Non
     expected = {"weights": {"contrast": 0.3, "ranking": 0.0}, "lr": 0.1}
     assert filled.train_kwargs == {"plan_kwargs": expected, "max_epochs": 2}
     assert plain.train_kwargs["plan_kwargs"]["weights"] == {"contrast": 0.3, "ranking": 0.3}
-    settings = supervised.train_kwargs["plan_kwargs"]
-    error_alone = {"contrast": 0.0, "ranking": 0.0, "distillation": 0.0, "expression": 1.0}
-    assert settings == {"weights": error_alone, "lr": 0.1, "ema_start": 0.0, "ema_end": 0.0}
+    # The losses of one method are none of another's.
+    assert supervised.method == "stnet"
+    assert supervised.train_kwargs["plan_kwargs"] == {"lr": 0.1}
     filled, notes = warned(lambda: own.over({}, shared))
     assert filled.train_kwargs["plan_kwargs"] == expected
     assert len(notes) == 1

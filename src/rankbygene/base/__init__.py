@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rankbygene.base.spots._plan import SpotPlan as SpotPlan
     from rankbygene.base.spots._surroundings import SlideFeatures as SlideFeatures
     from rankbygene.base.spots._surroundings import Surroundings as Surroundings
-    from rankbygene.base.spots._tile_plan import TilePlan as TilePlan
+    from rankbygene.base.spots._tile_plan import SingleTilePlan as SingleTilePlan
 
 _WHERE = {
     "Alone": "rankbygene.base.spots._context",
@@ -32,7 +32,7 @@ _WHERE = {
     "SpotOptions": "rankbygene.base.spots._options",
     "SpotPlan": "rankbygene.base.spots._plan",
     "TileModule": "rankbygene.base.spots._module",
-    "TilePlan": "rankbygene.base.spots._tile_plan",
+    "SingleTilePlan": "rankbygene.base.spots._tile_plan",
     "Surroundings": "rankbygene.base.spots._surroundings",
     "WholeSlide": "rankbygene.base.spots._context",
     "Widths": "rankbygene.base.spots._context",

@@ -12,10 +12,10 @@ from rankbygene.train._batch_plan import Batch, WholeBatch
 from rankbygene.train._grad_cache import Tiles
 from rankbygene.train._views import random_kept_view, strong_view, weak_view
 
-__all__ = ["TilePlan"]
+__all__ = ["SingleTilePlan"]
 
 
-class TilePlan(SpotPlan):
+class SingleTilePlan(SpotPlan):
     """Training of a :class:`~rankbygene.base.TileModule` by a weighted sum of losses.
 
     Every step shows each tile in one of its eight orientations, or a view that varies in colour as well. Subclasses say what the losses make of

@@ -10,7 +10,7 @@ import torch
 
 from rankbygene._arguments import checked
 from rankbygene._checks import check_weights
-from rankbygene.base.spots._tile_plan import TilePlan
+from rankbygene.base.spots._tile_plan import SingleTilePlan
 from rankbygene.methods.bleep._module import BLEEPModule
 from rankbygene.nn.losses import soft_target_contrast
 from rankbygene.train._batch_plan import Batch
@@ -18,7 +18,7 @@ from rankbygene.train._batch_plan import Batch
 __all__ = ["BLEEPPlan"]
 
 
-class BLEEPPlan(TilePlan):
+class BLEEPPlan(SingleTilePlan):
     """Training of :class:`~rankbygene.module.BLEEPModule` by contrast of images and genes.
 
     Parameters

@@ -11,7 +11,7 @@ import torch
 from rankbygene._arguments import checked
 from rankbygene._checks import check_weights
 from rankbygene.base.spots._plan import measured_error
-from rankbygene.base.spots._tile_plan import TilePlan
+from rankbygene.base.spots._tile_plan import SingleTilePlan
 from rankbygene.methods.stnet._module import STNetModule
 from rankbygene.train._batch_plan import Batch
 from rankbygene.train._optimizer import trained, with_warmup
@@ -29,7 +29,7 @@ STNET_RELEASED: dict[str, Any] = {
 }
 
 
-class STNetPlan(TilePlan):
+class STNetPlan(SingleTilePlan):
     """Training of :class:`~rankbygene.module.STNetModule` by the squared error of expression.
 
     Parameters
