@@ -9,7 +9,6 @@ import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,15 @@ def bare_packages() -> None:
 
 def make_spots(n: int, px: int, n_genes: int) -> tuple[np.ndarray, Any]:
     """Random tiles, and random expression as an expression bank holds it."""
+    from rankbygene.data.expression._expression import ExpressionBank
+
     rng = np.random.default_rng(0)
-    expression = SimpleNamespace(
+    expression = ExpressionBank(
         values=rng.normal(size=(n, n_genes)).astype(np.float32),
         measured=np.ones((1, n_genes), bool),
         slide_of_row=np.zeros(n, np.int64),
+        genes=tuple(f"gene_{i}" for i in range(n_genes)),
+        slides=("slide",),
     )
     return rng.integers(0, 256, (n, 3, px, px), dtype=np.uint8), expression
 
