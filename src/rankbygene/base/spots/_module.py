@@ -154,10 +154,6 @@ class TileModule(SpotModule):
         turned = islice(orientations(images), tta)
         return torch.stack([self.image_features(view).float() for view in turned]).mean(0)
 
-    def predict_from_features(self, features: torch.Tensor) -> torch.Tensor:
-        """Predict expression ``[B, n_genes]`` on the training scale, where the networks do."""
-        raise NotImplementedError
-
 
 def split_widths(images: torch.Tensor) -> torch.Tensor:
     """Take tiles apart that are stacked along the channels: ``[B, 3 * n, H, W]`` to ``[B * n, 3, H, W]``."""

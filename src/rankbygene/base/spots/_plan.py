@@ -172,9 +172,13 @@ class SpotPlan(BatchPlan):
             score = self.running_pearson.compute().to(self.device)
             self.log("validation_pearson", score, on_epoch=True, sync_dist=True)
 
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Give the optimiser, AdamW where a method says no other."""
+        return adamw(self, self.parameter_groups(), weight_decay=self.weight_decay)
+
     def configure_optimizers(self) -> Any:
-        """AdamW, by default with a warm-up and half a cosine."""
-        optimizer = adamw(self, self.parameter_groups(), weight_decay=self.weight_decay)
+        """The optimiser, by default with a warm-up and half a cosine."""
+        optimizer = self.build_optimizer()
         if self.warmup is None:
             return optimizer
         return with_warmup(optimizer, self.warmup, int(self.trainer.estimated_stepping_batches))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 
-from rankbygene.base.spots._module import TileModule, split_widths
+from rankbygene.base.spots._module import split_widths
 from rankbygene.base.spots._plan import SpotPlan
 from rankbygene.train._batch_plan import Batch, WholeBatch
 from rankbygene.train._grad_cache import Tiles
@@ -22,7 +23,8 @@ class SingleTilePlan(SpotPlan):
     the encoder's features. Parameters are those of :class:`~rankbygene.base.SpotPlan`.
     """
 
-    module: TileModule
+    # A TileModule; one with a term `expression` has `predict_from_features`, too.
+    module: Any
     # Whether views vary in colour, and not in orientation alone.
     color: bool = False
 

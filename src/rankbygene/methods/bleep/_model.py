@@ -145,6 +145,8 @@ class BLEEP(SpotModel):
         if self.references is None:
             msg = "this BLEEP has no profiles to retrieve from; call `model.train()` first"
             raise NotTrainedError(msg)
+        # Moved once, not with every batch of tiles.
+        self.references = self.references.to(self.device)
         return self.references
 
     def _method_state(self) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ from rankbygene.base.spots._plan import measured_error
 from rankbygene.base.spots._tile_plan import SingleTilePlan
 from rankbygene.methods.stnet._module import STNetModule
 from rankbygene.train._batch_plan import Batch
-from rankbygene.train._optimizer import trained, with_warmup
 
 __all__ = ["STNET_RELEASED", "STNetPlan"]
 
@@ -102,13 +101,10 @@ class STNetPlan(SingleTilePlan):
         predicted = self.module.predict_from_features(features)
         return {"expression": measured_error(predicted, batch["expression"], batch["measured"])}
 
-    def configure_optimizers(self) -> Any:
-        """The chosen optimiser, by default with a warm-up and half a cosine."""
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        """Give the chosen optimiser."""
         if self.optimizer == "adamw":
-            return super().configure_optimizers()
-        sgd = torch.optim.SGD(
-            trained(self.module), lr=self.lr, momentum=0.9, weight_decay=self.weight_decay
+            return super().build_optimizer()
+        return torch.optim.SGD(
+            self.parameter_groups(), lr=self.lr, momentum=0.9, weight_decay=self.weight_decay
         )
-        if self.warmup is None:
-            return sgd
-        return with_warmup(sgd, self.warmup, int(self.trainer.estimated_stepping_batches))
